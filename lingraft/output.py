@@ -1,0 +1,118 @@
+"""Write outputs completely or not at all: beside their final name, renamed at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lingraft.problems import refuse
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse an output that exists already (`output-exists`) unless it is empty or may be overwritten."""
+    if overwrite or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    refuse("output-exists", f"{out} exists already and is not empty",
+           "choose another --out, or add --overwrite to replace it", out)  # fmt: skip
+
+
+def require_space(out: Path, nbytes: int) -> None:
+    """Refuse (`no-space`) before a byte is written when the disk below ``out`` cannot hold ``nbytes``."""
+    there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < nbytes:
+        refuse("no-space", f"{out} needs {nbytes:,} bytes; {free:,} are free on its disk",
+               "free some space, or choose an --out on another disk", out)  # fmt: skip
+
+
+@contextmanager
+def output_directory(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty directory beside ``out``; rename it to ``out`` on success, remove it on any failure.
+
+    Leftovers of a killed run (same name, dead process) are removed first. Errors: `output-exists`, `no-space`.
+    """
+    check_free(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        yield partial
+        _replace(partial, out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        _explain(error, out)
+        raise
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def output_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path beside ``out`` to write to; rename it on success, remove it on any failure."""
+    if out.exists() and not overwrite:
+        refuse("output-exists", f"{out} exists already", "choose another --out, or add --overwrite", out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(out)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        yield partial
+        os.replace(partial, out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        _explain(error, out)
+        raise
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that is complete or absent."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    partial.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _replace(partial: Path, out: Path) -> None:
+    if not out.exists():
+        os.replace(partial, out)
+        return
+    # A directory cannot be renamed over a non-empty one: the old one steps aside and goes last.
+    old = out.parent / f".{out.name}.old-{os.getpid()}"
+    os.replace(out, old)
+    os.replace(partial, out)
+    shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+
+def _sweep(out: Path) -> None:
+    for left in out.parent.glob(f".{out.name}.partial-*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
+def _explain(error: OSError, out: Path) -> None:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        refuse("no-space", f"the disk filled up while {out} was written; nothing was left behind",
+               "free some space, or choose an --out on another disk", out)  # fmt: skip
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        refuse("unreadable", f"{out} cannot be written: {error.strerror}", "choose another --out", out)
