@@ -1,0 +1,314 @@
+"""The whole configuration: a recipe in YAML, read, checked and refused key by key.
+
+`lingraft check FILE` runs this file alone; `lingraft run FILE` begins with it. Everything that transformers'
+TrainingArguments already names stays theirs: `trainer:` is handed on, only its keys are checked here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lingraft.problems import Findings, Problem, Refusal, refuse
+
+SHIPPED = "lingraft:"  # a path that begins so names a file shipped with the package: lingraft:zh.jsonl
+STAGES = ("vocab", "pretrain", "sft", "prefer", "classify", "merge", "verify", "evaluate", "export")
+
+
+class Block(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Mixed(Block):
+    """One source of a mixture, drawn in proportion to its weight."""
+
+    path: str
+    weight: float = Field(gt=0)
+
+
+class Vocab(Block):
+    """How the vocabulary grows: from a corpus, or by uniting a ready-made tokenizer."""
+
+    corpus: str | list[str] | None = None
+    size: int | Literal["auto"] = "auto"  # new pieces
+    init: str = "pieces"
+    unite: str | None = None
+    all_pieces: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Vocab:
+        if (self.corpus is None) == (self.unite is None):
+            raise ValueError("give either `corpus` (text to learn pieces from) or `unite` (a tokenizer), not both")
+        return self
+
+
+class Data(Block):
+    """Where a stage's examples come from and how they are prepared."""
+
+    data: str | list[str] | None = None
+    mix: list[Mixed] | None = None
+    clean: list[dict[str, Any] | str] = []
+    augment: list[dict[str, Any] | str] = []
+    length: int = Field(512, ge=8)
+    validation: float | str | None = None  # a share of the rows, or a path
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.data is None) == (self.mix is None):
+            raise ValueError("give either `data` (a path or several) or `mix` ([{path, weight}]), not both")
+        return self
+
+
+class Training(Data):
+    """A training stage: data, techniques, and what goes to transformers.TrainingArguments as it is."""
+
+    techniques: list[Any] = Field(default_factory=lambda: [{"kind": "lora"}])
+    trainer: dict[str, Any] = {}
+    minutes: float | None = Field(None, gt=0)  # scale the number of steps to this time, by measured speed
+    continue_: str | None = Field(None, alias="continue")
+
+    @field_validator("techniques")
+    @classmethod
+    def _known(cls, value: list[Any]) -> list[Any]:
+        return [parse_technique(item) for item in value]
+
+
+class Pretrain(Training):
+    """Continued pre-training on plain text."""
+
+
+class Sft(Training):
+    """Instruction tuning: the loss is on the answers only."""
+
+    template: str = "auto"  # the model's own, else alpaca
+    turns: Literal["all", "last"] = "all"
+
+
+class Prefer(Training):
+    """Training on preferences, through trl."""
+
+    method: Literal["dpo", "kto", "orpo", "reward", "grpo"] = "dpo"
+    template: str = "auto"
+
+
+class Classify(Training):
+    """Sequence classification with an encoder or a decoder."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class Merge(Block):
+    """How the adapters go into the base."""
+
+    dtype: str = "keep"
+    shard_size: str = "5GB"
+    onto: Literal["original", "dequantised"] = "original"
+    tied: Literal["auto", "tie", "untie"] = "auto"
+
+
+class Evaluate(Block):
+    """What base and result are measured on, side by side."""
+
+    text: str | None = None
+    english: str | None = None
+    tasks: list[str] = []
+    prompts: list[str] = []
+    limit: int | None = Field(None, gt=0)
+
+
+class Export(Block):
+    """One file for another runtime."""
+
+    to: Literal["gguf"] = "gguf"
+    type: str = "Q8_0"
+
+
+class Distributed(Block):
+    """How a run is spread over processes."""
+
+    strategy: Literal["ddp", "zero2", "zero3", "fsdp2"]
+    config: dict[str, Any] = {}
+
+
+class Recipe(Block):
+    """Everything one run needs; `base` of a stage is the output of the one before."""
+
+    name: str = Field(pattern=r"^[\w.\-]+$")
+    base: str
+    out: str
+    seed: int = 42
+    vocab: Vocab | None = None
+    pretrain: Pretrain | None = None
+    sft: Sft | None = None
+    prefer: Prefer | None = None
+    classify: Classify | None = None
+    merge: Merge = Merge()
+    evaluate: Evaluate | None = None
+    export: list[Export] = []
+    distributed: Distributed | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the resolved recipe, as a manifest records it and as `load` accepts it again."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def parse_technique(item: Any) -> Any:
+    """Turn ``{kind: lora, r: 64}`` into the technique's value, refusing unknown kinds and keys."""
+    from lingraft.train.techniques import TABLE
+
+    if isinstance(item, str):
+        item = {"kind": item}
+    if not isinstance(item, Mapping):
+        return item
+    kind = item.get("kind")
+    target = TABLE.get(str(kind), str(kind))
+    if ":" not in target:
+        near = difflib.get_close_matches(str(kind), TABLE, 1)
+        raise ValueError(f"kind: {kind!r} is not a technique" + (f"; did you mean {near[0]!r}?" if near else "")
+                         + f" Known: {', '.join(sorted(TABLE))}; your own is `package.module:Class`")  # fmt: skip
+    module, _, name = target.partition(":")
+    try:
+        technique = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"kind: {kind!r} cannot be imported: {error}") from error
+    return technique.model_validate(dict(item))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, reading 2e-4 as the number it is (YAML 1.2) and refusing a key given twice."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe file, with ``a.b=c`` overrides.
+
+    Errors: `not-found`, and `recipe-invalid` for every wrong key or value at once, named by its path.
+    """
+    if not path.is_file():
+        refuse("not-found", f"{path} does not exist", "check the path, or make one with `lingraft new`", path)
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        refuse("recipe-invalid", f"{path} is not readable YAML: {' '.join(str(error).split())}",
+               "mend the line named", path)  # fmt: skip
+    if not isinstance(raw, dict):
+        refuse("recipe-invalid", f"{path} holds no keys", "begin from `lingraft new quickstart FILE`", path)
+    for item in overrides:
+        _override(raw, item, path)
+    return parse(raw, path)
+
+
+def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
+    """Check a recipe's keys and values; every problem is told with its path in the recipe."""
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise Refusal(*(_problem(item, path) for item in error.errors())) from None
+    findings = Findings()
+    for stage in ("pretrain", "sft", "prefer", "classify"):
+        block = getattr(recipe, stage)
+        if block is not None:
+            _check_trainer(block.trainer, stage, findings, path)
+            _check_techniques(block, stage, findings, path)
+    findings.settle()
+    return recipe
+
+
+def resolve(path: str) -> Path:
+    """Return where a recipe's path lies; ``lingraft:name`` lies in the package's own text folder."""
+    if path.startswith(SHIPPED):
+        return Path(__file__).parent / "text" / path.removeprefix(SHIPPED)
+    return Path(path).expanduser()
+
+
+def _override(raw: dict[str, Any], item: str, path: Path) -> None:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        refuse("recipe-invalid", f"--set {item!r} has no value", "write --set a.b=c", path)
+    *parents, last = key.split(".")
+    here: Any = raw
+    for parent in parents:
+        here = here[int(parent)] if isinstance(here, list) and parent.isdigit() and int(parent) < len(here) else (
+            here.setdefault(parent, {}) if isinstance(here, dict) else None)
+        if not isinstance(here, dict | list):
+            refuse("recipe-invalid", f"--set {key}: {parent!r} is not a block of {path}", "check the path", path)
+    parsed = yaml.load(value, Loader=_Loader)
+    if isinstance(here, list):
+        if not last.isdigit() or int(last) >= len(here):
+            refuse("recipe-invalid", f"--set {key}: the list has {len(here)} items", "check the number", path)
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _problem(item: Mapping[str, Any], path: Path | None) -> Problem:
+    where = ".".join(str(part) for part in item["loc"]) or "recipe"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"]), 1)
+        message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+    if item["type"] == "missing":
+        message = "this key is missing"
+    return Problem("recipe-invalid", f"{where}: {message}", f"mend {where} in the recipe",
+                   None if path is None else str(path))  # fmt: skip
+
+
+def _siblings(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in loc[:-1]:
+        info = getattr(model, "model_fields", {}).get(part)
+        models = [m for m in getattr(info.annotation, "__args__", (info.annotation,)) if isinstance(m, type)
+                  and issubclass(m, BaseModel)] if info is not None else []  # fmt: skip
+        model = models[0] if models else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None) -> None:
+    if not trainer:
+        return
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    known = {field.name for field in fields(TrainingArguments)} - {"output_dir"}
+    for key in trainer:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            findings.problem("recipe-invalid", f"{stage}.trainer.{key}: transformers.TrainingArguments has no such "
+                             f"argument{hint}", f"mend {stage}.trainer.{key} in the recipe", path)  # fmt: skip
+
+
+def _check_techniques(block: Training, stage: str, findings: Findings, path: Path | None) -> None:
+    needs = [t.kind for t in block.techniques if getattr(t, "needs_validation", False)]
+    if block.trainer.get("load_best_model_at_end"):
+        needs.append("trainer.load_best_model_at_end")
+    if needs and block.validation is None:
+        findings.problem("recipe-invalid", f"{stage}.validation: {needs[0]} needs validation data",
+                         f"add `validation: 0.02` (a share or a path) to {stage}", path)  # fmt: skip
