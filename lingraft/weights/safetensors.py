@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lingraft.problems import refuse
+from lingraft.weights.safetensors_header import read_listing
 from lingraft.weights.tensors import Entry, Lazy, Tensor
 
 DTYPES: dict[str, torch.dtype] = {
@@ -44,52 +44,9 @@ def read_header(path: Path) -> Header:
 
     Errors: `not-found`, `lfs-pointer`, `truncated-file` (says which bytes are missing), `corrupt-file`.
     """
-    if not path.is_file():
-        refuse("not-found", f"{path} does not exist", "check the path", path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(8)
-        if first.startswith(b"version "):
-            refuse("lfs-pointer", f"{path} is a Git LFS pointer of {size} bytes, not the weights",
-                   "run `git lfs pull` in that repository, or download the file itself", path)  # fmt: skip
-        if len(first) < 8:
-            refuse("truncated-file", f"{path} has {size} bytes; a safetensors header needs at least 8",
-                   "download the file again", path)  # fmt: skip
-        (length,) = struct.unpack("<Q", first)
-        if length > 100_000_000 or length < 2:
-            refuse("corrupt-file", f"{path} does not begin with a safetensors header (length {length:,})",
-                   "download the file again, or convert it if it is another format", path)  # fmt: skip
-        raw = file.read(length)
-    if len(raw) < length:
-        refuse("truncated-file", f"{path} ends inside its header: {size:,} bytes of at least {8 + length:,}",
-               "download the file again", path)  # fmt: skip
-    try:
-        return _parse(json.loads(raw), 8 + length, path, size)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        refuse("corrupt-file", f"{path} has a broken safetensors header: {error}", "download the file again", path)
-
-
-def _parse(listing: dict[str, Any], start: int, path: Path, size: int) -> Header:
-    metadata = listing.pop("__metadata__", {}) or {}
-    tensors = {}
-    end = start
-    for name, item in listing.items():
-        if item["dtype"] not in DTYPES:
-            raise ValueError(f"tensor {name} has the unknown dtype {item['dtype']}")
-        dtype, shape = DTYPES[item["dtype"]], tuple(int(n) for n in item["shape"])
-        begin, stop = (start + int(offset) for offset in item["data_offsets"])
-        if stop - begin != prod(shape) * dtype.itemsize or begin < start:
-            raise ValueError(f"tensor {name} spans {stop - begin:,} bytes; its shape {list(shape)} needs "
-                             f"{prod(shape) * dtype.itemsize:,}")  # fmt: skip
-        tensors[name] = (dtype, shape, begin, stop)
-        end = max(end, stop)
-    if size < end:
-        cut = sorted(name for name, (_, _, _, stop) in tensors.items() if stop > size)
-        refuse("truncated-file", f"{path} has {size:,} of {end:,} bytes: {end - size:,} are missing, "
-               f"from {cut[0]} on ({len(cut)} of {len(tensors)} tensors)", "download the file again", path, cut[0])
-    if size > end:
-        raise ValueError(f"{size - end:,} bytes follow the last tensor")
-    return Header(tensors, metadata, end)
+    listing = read_listing(path)
+    tensors = {name: (DTYPES[span.dtype], span.shape, span.begin, span.end) for name, span in listing.tensors.items()}
+    return Header(tensors, listing.metadata, listing.nbytes)
 
 
 def read_file(path: Path) -> Lazy:
