@@ -136,6 +136,8 @@ def write(
     result = write_weights(checkpoint.tensors, out, shard_size, cast, progress)
     if checkpoint.config:
         write_json(out / "config.json", checkpoint.config)
+    for name, content in checkpoint.made().items():
+        (out / name).write_bytes(content)
     for file in checkpoint.side_files:
         shutil.copyfile(file, out / file.name)
     return result

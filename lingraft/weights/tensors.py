@@ -59,7 +59,8 @@ class Checkpoint:
     """What a path holds: tensors under Hugging Face names, config.json's fields, and the files that go with them.
 
     ``config`` is empty where nothing tells it. ``side_files`` are copied byte for byte beside a written model:
-    tokenizer, chat template, generation config.
+    tokenizer, chat template, generation config. A container that holds them inside itself (GGUF, llama2.c) gives
+    them by ``made``, which builds them when asked: file name to content.
     """
 
     path: Path
@@ -67,6 +68,11 @@ class Checkpoint:
     tensors: Weights
     config: Mapping[str, Any] = field(default_factory=dict)
     side_files: tuple[Path, ...] = ()
+    made: Callable[[], Mapping[str, bytes]] = dict
+
+    def side_content(self) -> dict[str, bytes]:
+        """Return every side file's bytes by name, whether it lies on disk or is made from the container."""
+        return {**self.made(), **{file.name: file.read_bytes() for file in self.side_files}}
 
 
 def header(weights: Weights, name: str) -> Entry:
