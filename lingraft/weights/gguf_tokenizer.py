@@ -1,0 +1,163 @@
+"""The tokenizer inside a GGUF file, as the files that Hugging Face keeps beside a model.
+
+Byte-level BPE (`gpt2`) becomes tokenizer.json with the split that `tokenizer.ggml.pre` names; SentencePiece
+(`llama`) becomes tokenizer.model. Chat template and generation config come along.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+from lingraft.problems import refuse
+from lingraft.weights.gguf_pre import NFC, WHOLE_WORDS, pre_tokenizer
+from lingraft.weights.sentencepieces import Piece, model_bytes
+
+KEY = "tokenizer.ggml."
+ROLES = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}  # GGUF -> Hugging Face
+
+
+class Kind(IntEnum):
+    """What a token is (llama.h: llama_token_type)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def tokenizer_files(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return tokenizer, chat template and generation config by file name.
+
+    Error: `unknown-format` for a tokenizer model or a split that lingraft cannot spell out.
+    """
+    files = {"generation_config.json": _json(_generation(metadata))}
+    if template := metadata.get("tokenizer.chat_template"):
+        files["chat_template.jinja"] = template.encode("utf-8", "surrogateescape")
+    model = metadata.get(KEY + "model")
+    if model in (None, "no_vocab", "none"):
+        return files
+    if model == "gpt2":
+        files["tokenizer.json"] = _json(_byte_bpe(metadata))
+    elif model == "llama":
+        files["tokenizer.model"] = _sentencepiece(metadata)
+    else:
+        refuse("unknown-format", f"the GGUF file holds a tokenizer of the kind {model!r}; lingraft reads gpt2 and llama",
+               "take the tokenizer of the original model")  # fmt: skip
+    files["tokenizer_config.json"] = _json(_settings(metadata, config, model))
+    return files
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _byte_bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    name = metadata.get(KEY + "pre", "default")
+    split = pre_tokenizer(name)
+    if split is None:
+        refuse("unknown-format", f"the GGUF file splits text as {name!r}, which lingraft does not know",
+               "take the tokenizer of the original model")  # fmt: skip
+    vocab = {token: i for i, (token, _) in enumerate(_tokens(metadata))}
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [_added(i, token, kind) for i, (token, kind) in enumerate(_tokens(metadata))
+                         if kind in (Kind.CONTROL, Kind.USER)],
+        "normalizer": {"type": "NFC"} if name in NFC else None,
+        "pre_tokenizer": split,
+        "post_processor": _post_processor(metadata),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+            "ignore_merges": name in WHOLE_WORDS, "vocab": vocab,
+            "merges": [merge.split(" ", 1) for merge in metadata.get(KEY + "merges", [])],
+        },
+    }  # fmt: skip
+
+
+def _tokens(metadata: Mapping[str, Any]) -> list[tuple[str, Kind]]:
+    """Return every token and its kind, without the fillers that converters append up to the number of rows."""
+    tokens = metadata.get(KEY + "tokens", [])
+    kinds = [Kind(kind) for kind in metadata.get(KEY + "token_type", [])] or [Kind.NORMAL] * len(tokens)
+    pairs = list(zip(tokens, kinds, strict=True))
+    while pairs and pairs[-1][1] == Kind.UNUSED and re.fullmatch(r"\[PAD\d+\]", pairs[-1][0]):
+        pairs.pop()
+    return pairs
+
+
+def _added(number: int, token: str, kind: Kind) -> dict[str, Any]:
+    return {"id": number, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+            "normalized": False, "special": kind == Kind.CONTROL}  # fmt: skip
+
+
+def _post_processor(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
+    before = _special(metadata, "bos") if metadata.get(KEY + "add_bos_token") else None
+    after = _special(metadata, "eos") if metadata.get(KEY + "add_eos_token") else None
+    if before is None and after is None:
+        return byte_level
+    used = [item for item in (before, after) if item is not None]
+
+    def template(*sequences: tuple[str, int]) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = []
+        for name, segment in sequences:
+            items += [{"SpecialToken": {"id": before[0], "type_id": segment}}] if before else []
+            items += [{"Sequence": {"id": name, "type_id": segment}}]
+            items += [{"SpecialToken": {"id": after[0], "type_id": segment}}] if after else []
+        return items
+
+    processor = {"type": "TemplateProcessing", "single": template(("A", 0)), "pair": template(("A", 0), ("B", 1)),
+                 "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in used}}
+    return {"type": "Sequence", "processors": [byte_level, processor]}
+
+
+def _special(metadata: Mapping[str, Any], role: str) -> tuple[str, int] | None:
+    number = metadata.get(f"{KEY}{role}_token_id")
+    tokens = metadata.get(KEY + "tokens", [])
+    return (tokens[number], number) if number is not None and 0 <= number < len(tokens) else None
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> bytes:
+    tokens = _tokens(metadata)
+    scores = metadata.get(KEY + "scores") or [0.0] * len(tokens)
+    pieces = [Piece(token, score, int(kind)) for (token, kind), score in zip(tokens, scores, strict=False)]
+    numbers = {hf: metadata[f"{KEY}{role}_token_id"] for role, hf in ROLES.items() if f"{KEY}{role}_token_id" in metadata}
+    return model_bytes(pieces, numbers, add_space_prefix=bool(metadata.get(KEY + "add_space_prefix", True)))
+
+
+def _settings(metadata: Mapping[str, Any], config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    spm = model == "llama"
+    # A class of its own (GPT2Tokenizer …) would put its own split in the place of tokenizer.json's.
+    settings: dict[str, Any] = {
+        "tokenizer_class": "LlamaTokenizer" if spm else "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.get("max_position_embeddings", 2048),
+        "add_bos_token": bool(metadata.get(KEY + "add_bos_token", spm)),
+        "add_eos_token": bool(metadata.get(KEY + "add_eos_token", False)),
+        "added_tokens_decoder": {str(i): {k: v for k, v in _added(i, token, kind).items() if k != "id"}
+                                 for i, (token, kind) in enumerate(_tokens(metadata))
+                                 if kind in (Kind.CONTROL, Kind.USER) or (spm and kind == Kind.UNKNOWN)},
+    }  # fmt: skip
+    if spm:
+        settings |= {"legacy": False, "add_prefix_space": bool(metadata.get(KEY + "add_space_prefix", True))}
+    for role, hf in ROLES.items():
+        if special := _special(metadata, role):
+            settings[f"{hf}_token"] = special[0]
+    return settings
+
+
+def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {"_from_model_config": False}
+    for role, hf in ROLES.items():
+        if role != "unknown" and (number := metadata.get(f"{KEY}{role}_token_id")) is not None:
+            answer[f"{hf}_token_id"] = number
+    turn = metadata.get(KEY + "eot_token_id")
+    if turn is not None and turn != answer.get("eos_token_id"):
+        answer["eos_token_id"] = [number for number in (answer.get("eos_token_id"), turn) if number is not None]
+    return answer
