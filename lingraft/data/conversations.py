@@ -1,0 +1,169 @@
+"""Read conversations in the shapes people publish, and say which shape a file has.
+
+Alpaca (``instruction``, ``input``, ``output``), messages (``role``, ``content``), ShareGPT (``from``,
+``value``), Firefly (``conversation``: [{human, assistant}]) and ``prompt``/``completion``. A conversation
+that answers nothing is refused by file and line: training on it would teach nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingraft.data.files import ROWS, expand, reject, rows
+from lingraft.problems import Findings, refuse
+
+_ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
+          "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: who speaks (``system``, ``user``, ``assistant``) and what."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """An optional system line, then user and assistant in turn; ``source`` is ``file:line``."""
+
+    messages: tuple[Message, ...]
+    source: str
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """Return the messages as chat templates take them."""
+        return [{"role": m.role, "content": m.content} for m in self.messages]
+
+
+class _Unusable(Exception):
+    """Why a row is not a conversation; becomes part of a `data-invalid`, never leaves this file."""
+
+
+def conversations(paths: Sequence[Path | str], findings: Findings) -> list[Conversation]:
+    """Read every conversation below ``paths``.
+
+    Errors: `not-found`, `unknown-format`, `unreadable`, and `data-invalid` by file and line with a count;
+    bad rows are left out instead where ``findings`` allows it, but nothing left at all is refused.
+    """
+    found: list[Conversation] = []
+    for path in expand(paths, ROWS):
+        bad: list[tuple[int, str]] = []
+        total = 0
+        for row in rows(path):
+            total += 1
+            try:
+                if row.error is not None:
+                    raise _Unusable(row.error)
+                found.append(Conversation(parse(row.value), f"{path}:{row.line}"))
+            except _Unusable as why:
+                bad.append((row.line, str(why)))
+        reject(path, bad or ([] if total else [(1, "the file holds no rows")]), total, findings)
+    findings.settle()
+    if not found:
+        refuse("data-invalid", f"{', '.join(map(str, paths))}: no conversation in it",
+               "name files that hold instructions with answers", paths[0] if paths else None)  # fmt: skip
+    return found
+
+
+def shape(value: Any) -> str | None:
+    """Return which published shape a row has: alpaca, messages, sharegpt, firefly, prompt-completion."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("conversation"), list):
+        return "firefly"
+    turns = value.get("messages", value.get("conversations"))
+    if isinstance(turns, list):
+        return "messages" if turns and isinstance(turns[0], dict) and "role" in turns[0] else "sharegpt"
+    if "instruction" in value and ("output" in value or "response" in value):
+        return "alpaca"
+    if "prompt" in value and ("completion" in value or "response" in value):
+        return "prompt-completion"
+    return None
+
+
+def parse(value: Any) -> tuple[Message, ...]:
+    """Turn one row of any known shape into checked messages."""
+    form = shape(value)
+    if form is None:
+        keys = f" (its keys: {', '.join(map(str, list(value)[:6]))})" if isinstance(value, dict) else ""
+        raise _Unusable(f"no known shape of conversation{keys}")
+    system = _optional(value, "system")
+    if form == "alpaca":
+        asked = _text(value["instruction"], "instruction")
+        given = _optional(value, "input")
+        answer = _text(value.get("output", value.get("response")), "output")
+        turns = _history(value)
+        turns += [Message("user", f"{asked}\n{given}" if given.strip() else asked), Message("assistant", answer)]
+    elif form == "prompt-completion":
+        turns = _side(value["prompt"], "user", "prompt")
+        turns += _side(value.get("completion", value.get("response")), "assistant", "completion")
+    elif form == "firefly":
+        turns = [m for pair in value["conversation"] for m in _pair(pair)]
+    else:
+        turns = [_turn(turn) for turn in value.get("messages", value.get("conversations"))]
+    if system.strip() and not (turns and turns[0].role == "system"):
+        turns = [Message("system", system), *turns]
+    _check(turns)
+    return tuple(turns)
+
+
+def _check(turns: Sequence[Message]) -> None:
+    body = [m for i, m in enumerate(turns) if not (i == 0 and m.role == "system")]
+    if not any(m.role == "assistant" for m in body):
+        raise _Unusable("no answer in it")
+    for number, message in enumerate(body):
+        if message.role == "system":
+            raise _Unusable("a system line after the first turn")
+        if message.role != ("user", "assistant")[number % 2]:
+            raise _Unusable(f"turn {number + 1} is {message.role}'s: user and assistant take turns")
+        if not message.content.strip():
+            raise _Unusable("an empty answer" if message.role == "assistant" else "an empty question")
+    if body[-1].role != "assistant":
+        raise _Unusable("the last question has no answer")
+
+
+def _turn(turn: Any) -> Message:
+    if not isinstance(turn, dict):
+        raise _Unusable("a turn that is not an object")
+    role = turn.get("role", turn.get("from"))
+    if role not in _ROLES:
+        raise _Unusable(f"unknown role {role!r}")
+    return Message(_ROLES[role], _text(turn.get("content", turn.get("value")), "content"))
+
+
+def _pair(pair: Any) -> list[Message]:
+    if not isinstance(pair, dict):
+        raise _Unusable("a turn that is not an object")
+    return [Message("user", _text(pair.get("human"), "human")),
+            Message("assistant", _text(pair.get("assistant"), "assistant"))]  # fmt: skip
+
+
+def _side(value: Any, role: str, name: str) -> list[Message]:
+    if isinstance(value, list):
+        return [_turn(turn) for turn in value]
+    return [Message(role, _text(value, name))]
+
+
+def _history(value: dict[str, Any]) -> list[Message]:
+    history = value.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
+        raise _Unusable("`history` is not a list of [question, answer]")
+    pairs = [{"human": asked, "assistant": said} for asked, said in history]
+    return [message for pair in pairs for message in _pair(pair)]
+
+
+def _optional(value: dict[str, Any], name: str) -> str:
+    given = value.get(name)
+    return given if isinstance(given, str) else ""
+
+
+def _text(value: Any, name: str) -> str:
+    if value is None:
+        raise _Unusable(f"`{name}` is missing")
+    if not isinstance(value, str):
+        raise _Unusable(f"`{name}` is not text")
+    return value
