@@ -63,7 +63,7 @@ def output_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         yield partial
-        os.replace(partial, out)
+        partial.replace(out)
     except OSError as error:
         partial.unlink(missing_ok=True)
         _explain(error, out)
@@ -77,17 +77,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file that is complete or absent."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     partial.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def _replace(partial: Path, out: Path) -> None:
     if not out.exists():
-        os.replace(partial, out)
+        partial.replace(out)
         return
     # A directory cannot be renamed over a non-empty one: the old one steps aside and goes last.
     old = out.parent / f".{out.name}.old-{os.getpid()}"
-    os.replace(out, old)
-    os.replace(partial, out)
+    out.replace(old)
+    partial.replace(out)
     shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 

@@ -39,7 +39,14 @@ def track(label: str, total: float, unit: str = "bytes") -> Iterator[Advance]:
         say(f"{label}: {_amount(done, unit)} in {seconds:.1f} s ({_amount(done / max(seconds, 1e-9), unit)}/s)")
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Task as RichTask
     from rich.text import Text
 

@@ -230,6 +230,14 @@ def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise Refusal(*(_problem(item, path) for item in error.errors())) from None
+    return recipe
+
+
+def check_keys(recipe: Recipe, path: Path | None = None) -> None:
+    """Check what needs the libraries to know: the keys of every `trainer:` block, and validation where it is due.
+
+    Error: `recipe-invalid`, every one by its path.
+    """
     findings = Findings()
     for stage in ("pretrain", "sft", "prefer", "classify"):
         block = getattr(recipe, stage)
@@ -237,7 +245,6 @@ def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
             _check_trainer(block.trainer, stage, findings, path)
             _check_techniques(block, stage, findings, path)
     findings.settle()
-    return recipe
 
 
 def resolve(path: str) -> Path:

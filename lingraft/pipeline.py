@@ -1,0 +1,330 @@
+"""Run a recipe's stages in order, skipping what is done; the run folder says where everything is.
+
+    out/manifest.json      the run: recipe, and per stage its key, seconds and result (this is what resuming reads)
+    out/vocab/             base with the larger vocabulary            out/merged/      the model to use
+    out/pretrain/, sft/ …  peft adapters with lineage                 out/report.html  what it came to
+    out/work/STAGE/        checkpoints and logs; needed only to resume
+
+A stage is done when its output is there and its key (recipe block, inputs, data by content, upstream keys) is
+the one that made it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from lingraft import __version__
+from lingraft.output import write_json
+from lingraft.problems import Findings, refuse
+from lingraft.progress import say
+from lingraft.recipe import STAGES, Recipe, Training, resolve
+
+SCHEMA = 1
+TRAINING = ("pretrain", "sft", "prefer", "classify")
+
+
+@dataclass
+class Run:
+    """One run of a recipe: where it lies, what is done, and what the stages before have left."""
+
+    recipe: Recipe
+    base: Path
+    findings: Findings
+    command: Sequence[str] = ()
+    state: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def out(self) -> Path:
+        return Path(self.recipe.out).expanduser()
+
+    @property
+    def start(self) -> Path:
+        """The model that training starts from: the vocabulary stage's, or the base."""
+        return self.out / "vocab" if self.recipe.vocab is not None else self.base
+
+    def adapters(self, before: str | None = None) -> tuple[Path, ...]:
+        """The adapters that are live before a stage (all of them for None), in training order."""
+        names = [name for name in ("pretrain", "sft", "prefer") if getattr(self.recipe, name) is not None]
+        if before in names:
+            names = names[: names.index(before)]
+        return tuple(self.out / name for name in names)
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a finished stage answered."""
+        return dict(self.state.get("stages", {}).get(stage, {}).get("result", {}))
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """List the stages that a recipe asks for, in order."""
+    names = [name for name in ("vocab", *TRAINING) if getattr(recipe, name) is not None]
+    if any(name in names for name in ("pretrain", "sft", "prefer")):
+        names += ["merge", "verify"]
+    if recipe.evaluate is not None:
+        names.append("evaluate")
+    if recipe.export:
+        names.append("export")
+    return [*names, "report"]
+
+
+def run(
+    recipe: Recipe,
+    findings: Findings,
+    command: Sequence[str] = (),
+    first: str | None = None,
+    last: str | None = None,
+    only: str | None = None,
+) -> dict[str, Any]:
+    """Run all stages (or ``first`` to ``last``, or ``only`` one) and return the contract's answer.
+
+    Stages whose output is there are skipped; ``first`` and ``only`` run theirs again. Errors: `not-found` when
+    a stage is asked for whose inputs were never made, and whatever a stage refuses.
+    """
+    wanted = _window(recipe, only or first, only or last)
+    out = Path(recipe.out).expanduser()
+    done = finished(recipe) if not (only or first or last) else None
+    if done is not None:
+        say(f"{recipe.name} is finished: {out / 'report.html'}")
+        return done
+    from lingraft.models import locate
+    from lingraft.recipe import check_keys
+
+    check_keys(recipe)
+    this = Run(recipe, locate(recipe.base), findings, command, _read_state(out))
+    with _locked(out), _clock(this):
+        for name in wanted:
+            _one(this, name, again=name in (first, only))
+        if wanted[-1] == stages_of(recipe)[-1] and only is None:
+            this.state["finished"] = _key(recipe, "finished", this.state)
+    return answer(this.state, recipe)
+
+
+def _window(recipe: Recipe, first: str | None, last: str | None) -> list[str]:
+    names = stages_of(recipe)
+    for name in (first, last):
+        if name is not None and name not in names:
+            refuse("recipe-invalid", f"the recipe has no stage {name!r}; it has {', '.join(names)}",
+                   f"name one of them, or add a `{name}:` block" if name in STAGES else "name one of them")  # fmt: skip
+    start = names.index(first) if first else 0
+    stop = names.index(last) + 1 if last else len(names)
+    return names[start:stop]
+
+
+def _one(this: Run, name: str, again: bool) -> None:
+    from lingraft.stages import OUTPUTS, RUNNERS
+
+    stages = this.state.setdefault("stages", {})
+    key = _key(this.recipe, name, this.state)
+    target = this.out / OUTPUTS[name]
+    if not again and stages.get(name, {}).get("key") == key and target.exists():
+        stages[name]["skipped"] = True
+        say(f"{name}: done already ({target})")
+        return
+    started = time.monotonic()
+    before = stages.get(name, {}).get("seconds", 0.0) if stages.get(name, {}).get("begun") == key else 0.0
+    stages[name] = {"begun": key, "seconds": before}
+    if target.is_dir():
+        shutil.rmtree(target)
+    if again or not before:
+        _forget_work(this, name, key)
+    try:
+        result = RUNNERS[name](this)
+    finally:
+        stages[name]["seconds"] = round(before + time.monotonic() - started, 2)
+    stages[name] |= {"key": key, "result": result, "skipped": False}
+    this.state["manifest"] = SCHEMA
+    write_json(this.out / "manifest.json", this.state)
+    if target.is_dir() and not (target / "manifest.json").exists():
+        write_json(target / "manifest.json", _stage_manifest(this, name, result))
+    say(f"{name}: done in {stages[name]['seconds']:.1f} s")
+
+
+def _forget_work(this: Run, name: str, key: str) -> None:
+    """Keep a stage's checkpoints only when they were made under the same key."""
+    work = this.out / "work" / name
+    mark = work / "key"
+    if mark.is_file() and mark.read_text() == key:
+        return
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    mark.write_text(key)
+
+
+def _stage_manifest(this: Run, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "stage": name, "command": list(this.command), "recipe": this.recipe.as_json(),
+            "result": dict(result), "versions": versions(),
+            "allowed": [p.as_json() for p in this.findings.allowed]}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a receipt records."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"lingraft": __version__}
+    for package in ("torch", "transformers", "peft", "tokenizers", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _key(recipe: Recipe, name: str, state: Mapping[str, Any]) -> str:
+    """Digest everything a stage's output depends on."""
+    names = [*stages_of(recipe), "finished"]
+    above = [state.get("stages", {}).get(n, {}).get("key") for n in names[: names.index(name)]]
+    block = getattr(recipe, name, None)
+    parts = [name, recipe.base, recipe.seed, _dump(block), above, _data_digests(block), _base_mark(recipe.base)]
+    return str(blake3(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest())
+
+
+def _dump(block: Any) -> Any:
+    if isinstance(block, list):
+        return [_dump(item) for item in block]
+    return block.model_dump(mode="json") if hasattr(block, "model_dump") else block
+
+
+def data_paths(block: Any) -> list[str]:
+    """List the files and folders that a block reads."""
+    paths: list[str] = []
+    for key in ("corpus", "data", "text", "english"):
+        value = getattr(block, key, None)
+        paths += [value] if isinstance(value, str) else list(value or [])
+    paths += [item.path for item in getattr(block, "mix", None) or []]
+    validation = getattr(block, "validation", None)
+    return [*paths, validation] if isinstance(validation, str) else paths
+
+
+def _data_digests(block: Any) -> list[str]:
+    """Digest a block's data by content: a cache keyed by file name would serve stale text."""
+    found = []
+    for name in data_paths(block):
+        path = resolve(name)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            hasher = blake3(max_threads=blake3.AUTO)
+            if file.is_file():
+                hasher.update_mmap(str(file))
+            found.append(f"{file}:{hasher.hexdigest()}")
+    return found
+
+
+def _base_mark(base: str) -> list[str]:
+    """Mark a local base by the names, sizes and times of its files; its bytes are the fingerprint's business."""
+    path = Path(base).expanduser()
+    if not path.is_dir():
+        return []
+    return [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in sorted(path.iterdir()) if p.is_file()]
+
+
+def finished(recipe: Recipe) -> dict[str, Any] | None:
+    """Return the answer of a run that is complete and unchanged, without loading anything heavy."""
+    from lingraft.stages import OUTPUTS
+
+    out = Path(recipe.out).expanduser()
+    state = _read_state(out)
+    for name in stages_of(recipe):
+        stage = state.get("stages", {}).get(name, {})
+        if stage.get("key") != _key(recipe, name, state) or not (out / OUTPUTS[name]).exists():
+            return None
+        stage["skipped"] = True
+    if state.get("finished") != _key(recipe, "finished", state):
+        return None
+    return answer(state, recipe)
+
+
+def answer(state: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return the JSON of `run` and `quickstart`."""
+    out = Path(recipe.out).expanduser()
+    stages = state.get("stages", {})
+    adapters = [str(out / n) for n in TRAINING if n in stages and (out / n / "adapter_config.json").is_file()]
+    merged = out / "merged"
+    model = merged if merged.is_dir() else next((out / n for n in reversed(TRAINING) if (out / n).is_dir()), None)
+    return {
+        "name": recipe.name,
+        "manifest": str(out / "manifest.json"),
+        "model": None if model is None else str(model),
+        "adapters": adapters,
+        "report": str(out / "report.html") if (out / "report.html").is_file() else None,
+        "seconds": round(float(state.get("seconds", 0.0)), 2),
+        "stages": [{"name": n, "seconds": stages[n]["seconds"], "skipped": bool(stages[n].get("skipped"))}
+                   for n in stages_of(recipe) if n in stages and "key" in stages[n]],
+        "evaluate": stages.get("evaluate", {}).get("result"),
+    }  # fmt: skip
+
+
+def _read_state(out: Path) -> dict[str, Any]:
+    path = out / "manifest.json"
+    if not path.is_file():
+        return {}
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        refuse("corrupt-file", f"{path} is not readable JSON", "remove it to run every stage again", path)
+    clock = out / "work" / "seconds"
+    if clock.is_file():
+        state["seconds"] = max(float(state.get("seconds", 0.0)), float(clock.read_text() or 0))
+    return state
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Let one process at a time work in a run folder."""
+    (out / "work").mkdir(parents=True, exist_ok=True)
+    with (out / "work" / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            refuse("output-exists", f"another lingraft run is working in {out}",
+                   "wait for it, or choose another `out`", out)  # fmt: skip
+        yield
+
+
+@contextmanager
+def _clock(this: Run) -> Iterator[None]:
+    """Sum the wall time over interrupted runs: noted every second, so that a kill loses no more than that."""
+    from psutil import Process
+
+    began = Process().create_time()
+    before = float(this.state.get("seconds", 0.0))
+    stop = threading.Event()
+    path = this.out / "work" / "seconds"
+
+    def note() -> None:
+        partial = path.with_suffix(".partial")
+        partial.write_text(f"{before + time.time() - began:.2f}")
+        partial.replace(path)
+
+    def tick() -> None:
+        while not stop.wait(1.0):
+            note()
+
+    thread = threading.Thread(target=tick, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        note()
+        this.state["seconds"] = round(before + time.time() - began, 2)
+        write_json(this.out / "manifest.json", this.state)
+
+
+def training_block(recipe: Recipe, name: str) -> Training:
+    """Return a training stage's block."""
+    block: Training = getattr(recipe, name)
+    return block
+
+
+Runner = Callable[[Run], dict[str, Any]]

@@ -1,0 +1,1 @@
+"""The main job on an embedded default, end to end: `lingraft quickstart`."""

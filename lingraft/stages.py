@@ -1,0 +1,134 @@
+"""One short function per stage: take the run, call the room, return what it answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from lingraft.pipeline import Run, training_block
+from lingraft.recipe import resolve
+
+OUTPUTS = {
+    "vocab": "vocab", "pretrain": "pretrain", "sft": "sft", "prefer": "prefer", "classify": "classify",
+    "merge": "merged", "verify": "verify.json", "evaluate": "evaluate.json", "export": "export",
+    "report": "report.html",
+}  # fmt: skip
+
+
+def vocab(this: Run) -> dict[str, Any]:
+    """Grow the vocabulary of the base."""
+    from lingraft.vocab.run import extend
+
+    block = this.recipe.vocab
+    assert block is not None
+    corpus = [block.corpus] if isinstance(block.corpus, str) else list(block.corpus or [])
+    return extend(
+        this.base, this.out / "vocab", corpus=[resolve(path) for path in corpus],
+        unite=None if block.unite is None else resolve(block.unite), size=block.size, init=block.init,
+        all_pieces=block.all_pieces, budget_tokens=_budget(this), seed=this.recipe.seed, overwrite=True,
+        findings=this.findings,
+    )  # fmt: skip
+
+
+def _budget(this: Run) -> int | None:
+    """Return how many tokens the training stages will see, where their time is bounded."""
+    minutes = [training_block(this.recipe, n).minutes for n in ("pretrain", "sft") if getattr(this.recipe, n)]
+    if not minutes or None in minutes:
+        return None
+    from lingraft.train.speed import tokens_per_second
+
+    return round(sum(m for m in minutes if m) * 60 * tokens_per_second(this.base))
+
+
+def train(name: str) -> Callable[[Run], dict[str, Any]]:
+    """Return the runner of a training stage."""
+
+    def runner(this: Run) -> dict[str, Any]:
+        from importlib import import_module
+
+        from lingraft.train.stage import Stage
+
+        stage = Stage(
+            name=name, block=training_block(this.recipe, name), base=this.start, adapters=this.adapters(before=name),
+            out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
+            recipe=this.recipe.as_json(), findings=this.findings,
+        )  # fmt: skip
+        result: dict[str, Any] = import_module(f"lingraft.train.{name}").run(stage)
+        return result
+
+    return runner
+
+
+def merge(this: Run) -> dict[str, Any]:
+    """Merge the adapters in training order into the model they were trained on."""
+    from lingraft.merge.run import merge as merge_to
+
+    block = this.recipe.merge
+    return merge_to(
+        this.start, this.adapters(), this.out / "merged", dtype=block.dtype, shard_size=block.shard_size,
+        onto=block.onto, tied=block.tied, overwrite=True, findings=this.findings, command=list(this.command),
+    )  # fmt: skip
+
+
+def verify(this: Run) -> dict[str, Any]:
+    """Hold the merged model against base and adapters, and each adapter against its base."""
+    from lingraft.output import write_json
+    from lingraft.verify.merged import verify_merged
+
+    result = verify_merged(this.out / "merged", this.start, this.adapters(), this.findings)
+    this.findings.settle(result)
+    write_json(this.out / "verify.json", result)
+    return result
+
+
+def evaluate(this: Run) -> dict[str, Any]:
+    """Measure base and result side by side."""
+    from lingraft.evaluate.run import evaluate as measure
+    from lingraft.output import write_json
+
+    block = this.recipe.evaluate
+    assert block is not None
+    result = measure(
+        [str(this.base), str(this.out / "merged")],
+        text=None if block.text is None else resolve(block.text),
+        english=None if block.english is None else resolve(block.english),
+        tasks=block.tasks, prompts=block.prompts, limit=block.limit, findings=this.findings,
+    )  # fmt: skip
+    write_json(this.out / "evaluate.json", result)
+    return result
+
+
+def export(this: Run) -> dict[str, Any]:
+    """Write the files for other runtimes."""
+    from lingraft.weights.convert import convert
+
+    folder = this.out / "export"
+    return {"files": [convert(this.out / "merged", folder / f"{this.recipe.name}-{item.type}.gguf", to=item.to,
+                              type=item.type, overwrite=True, findings=this.findings)
+                      for item in this.recipe.export]}  # fmt: skip
+
+
+def report(this: Run) -> dict[str, Any]:
+    """Write report.html out of what the stages answered."""
+    from lingraft.evaluate.report import write_report
+    from lingraft.facts import facts
+
+    target = this.out / "report.html"
+    write_report(target, facts(this))
+    return {"report": str(target)}
+
+
+def log_of(this: Run, name: str) -> list[dict[str, Any]]:
+    """Return a training stage's log rows."""
+    path = this.out / "work" / name / "log.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(row) for row in path.read_text(encoding="utf-8").splitlines() if row.strip()]
+
+
+RUNNERS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "vocab": vocab, "pretrain": train("pretrain"), "sft": train("sft"), "prefer": train("prefer"),
+    "classify": train("classify"), "merge": merge, "verify": verify, "evaluate": evaluate, "export": export,
+    "report": report,
+}  # fmt: skip
