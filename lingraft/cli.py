@@ -20,7 +20,8 @@ from lingraft.problems import CODES, Findings, Problem, Refusal
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
-    no_args_is_help=True, help="Teach an open-weight language model a new language or domain, and get the weights right.",
+    no_args_is_help=True,
+    help="Teach an open-weight language model a new language or domain, and get the weights right.",
 )  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
@@ -144,7 +145,7 @@ def check(
 @app.command("run")
 def run_(
     file: Path,
-    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and the next again.")] = None,
+    first: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Run again from this stage.")] = None,
     last: Annotated[str | None, typer.Option("--to", metavar="STAGE", help="Stop after this stage.")] = None,
     overrides: Set = [],
     json_out: Json = False,
@@ -223,7 +224,7 @@ def merge(
     to: Annotated[str, typer.Option("--to", help="The format to write.")] = "hf",
     untie: Annotated[bool, typer.Option("--untie", help="Write the head as it ran, untied.")] = False,
     tie: Annotated[bool, typer.Option("--tie", help="Keep embedding and head one tensor.")] = False,
-    onto: Annotated[str, typer.Option("--onto", help="original or dequantised: which base a QLoRA goes onto.")] = "original",
+    onto: Annotated[str, typer.Option("--onto", help="original or dequantised: a QLoRA's base.")] = "original",
     overwrite: Overwrite = False,
     overrides: Set = [],
     json_out: Json = False,

@@ -11,9 +11,12 @@ from lingraft.stages import log_of
 
 FOLDERS = {
     "merged": ("the model to use: plain transformers loads it", "最终模型：直接用 transformers 加载"),
-    "vocab": ("the base with the larger vocabulary: what the adapters belong to", "扩充词表后的底座模型：适配器以它为基础"),
-    "pretrain": ("the adapter of continued pre-training (peft), with its lineage", "继续预训练得到的适配器（peft），带谱系记录"),
-    "sft": ("the adapter of instruction tuning (peft), trained on top of pretrain", "指令微调得到的适配器（peft），在 pretrain 之上训练"),
+    "vocab": ("the base with the larger vocabulary: what the adapters belong to",
+              "扩充词表后的底座模型：适配器以它为基础"),
+    "pretrain": ("the adapter of continued pre-training (peft), with its lineage",
+                 "继续预训练得到的适配器（peft），带谱系记录"),
+    "sft": ("the adapter of instruction tuning (peft), trained on top of pretrain",
+            "指令微调得到的适配器（peft），在 pretrain 之上训练"),
     "prefer": ("the adapter of preference training", "偏好训练得到的适配器"),
     "classify": ("the classifier", "分类模型"),
     "export": ("files for other runtimes (llama.cpp)", "供其他运行时使用的文件（llama.cpp）"),

@@ -82,7 +82,8 @@ def _unpack(archive: Path, folder: Path) -> Path:
 
 
 def _to_directory(gguf: Path, target: Path) -> None:
-    from lingraft.weights import formats, hf
+    from lingraft.weights import gguf as container
+    from lingraft.weights import hf
 
     with output_directory(target, overwrite=True) as partial:
-        hf.write(formats.open_checkpoint(gguf), partial)
+        hf.write(container.read(gguf), partial)

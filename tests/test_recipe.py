@@ -1,0 +1,91 @@
+"""Recipes: what is read, what is refused, and that every refusal names the key by its path."""
+
+from pathlib import Path
+
+import pytest
+
+from lingraft.problems import Refusal
+from lingraft.recipe import Recipe, check_keys, load, parse
+
+SMALL = {"name": "x", "base": "b", "out": "o", "pretrain": {"data": "d.txt"}}
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def messages(error: pytest.ExceptionInfo[Refusal]) -> str:
+    assert all(p.code == "recipe-invalid" for p in error.value.problems)
+    return " | ".join(p.message for p in error.value.problems)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "llama2-7b-zh", "domain-lora"])
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    recipe = load(Path(__file__).parent.parent / "recipes" / f"{name}.yaml")
+    check_keys(recipe)
+    assert recipe.name == name
+
+
+def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    file = write(tmp_path / "r.yaml", "name: x\nbase: b\nout: o\nsft: {data: d.json, trainer: {learning_rate: 2e-4}}")
+    recipe = load(file)
+    assert recipe.sft is not None
+    assert recipe.sft.trainer["learning_rate"] == 0.0002
+
+
+def test_an_unknown_key_is_refused_by_its_path_with_the_nearest_known_one() -> None:
+    with pytest.raises(Refusal) as error:
+        parse({**SMALL, "pretrain": {"data": "d", "lenght": 5}})
+    assert "pretrain.lenght: unknown key; did you mean 'length'?" in messages(error)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(Refusal) as error:
+        parse({**SMALL, "sede": 1, "merge": {"dtypo": "keep"}})
+    assert "sede" in messages(error)
+    assert "merge.dtypo" in messages(error)
+
+
+def test_an_unknown_trainer_argument_is_refused_by_its_path() -> None:
+    with pytest.raises(Refusal) as error:
+        check_keys(parse({**SMALL, "pretrain": {"data": "d", "trainer": {"learnin_rate": 1e-4}}}))
+    assert "pretrain.trainer.learnin_rate" in messages(error)
+    assert "learning_rate" in messages(error)
+
+
+def test_an_unknown_technique_and_a_wrong_key_inside_one_are_refused() -> None:
+    with pytest.raises(Refusal) as error:
+        parse({**SMALL, "pretrain": {"data": "d", "techniques": [{"kind": "lorra"}]}})
+    assert "did you mean 'lora'?" in messages(error)
+    with pytest.raises(Refusal) as error:
+        parse({**SMALL, "pretrain": {"data": "d", "techniques": [{"kind": "lora", "rank": 8}]}})
+    assert "rank" in messages(error)
+
+
+def test_early_stopping_without_validation_is_refused() -> None:
+    recipe = parse({**SMALL, "pretrain": {"data": "d", "techniques": [{"kind": "lora"}, {"kind": "early_stopping"}]}})
+    with pytest.raises(Refusal) as error:
+        check_keys(recipe)
+    assert "pretrain.validation" in messages(error)
+
+
+def test_set_overrides_a_key_and_an_item_of_a_list(tmp_path: Path) -> None:
+    text = "name: x\nbase: b\nout: o\npretrain: {data: d, techniques: [{kind: lora, r: 8}]}"
+    recipe = load(write(tmp_path / "r.yaml", text), ("seed=7", "pretrain.techniques.0.r=32"))
+    assert recipe.seed == 7
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.techniques[0].r == 32
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as error:
+        load(write(tmp_path / "r.yaml", "name: x\nname: y\nbase: b\nout: o\n"))
+    assert "stands twice" in messages(error)
+
+
+def test_a_recipe_round_trips_through_its_json(tmp_path: Path) -> None:
+    recipe = load(Path(__file__).parent.parent / "recipes" / "llama2-7b-zh.yaml")
+    again = parse(recipe.as_json())
+    assert isinstance(again, Recipe)
+    assert again == recipe
