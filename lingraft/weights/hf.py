@@ -6,7 +6,6 @@ written comes out of the same pass.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from lingraft.output import write_json
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights import pickles, safetensors
 from lingraft.weights.fingerprint import combine, is_buffer, line, raw_bytes
+from lingraft.weights.json_file import read_json as read_json
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header, row_blocks
 
 NAME = "hf"
@@ -92,17 +92,6 @@ def _present(path: Path, names: list[str], who: str, complain: bool) -> list[Pat
 
 def _open(file: Path) -> Lazy:
     return safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Error: `corrupt-file`."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        refuse("corrupt-file", f"{path} is not readable JSON: {error}", "restore the file from its source", path)
-    if not isinstance(value, dict):
-        refuse("corrupt-file", f"{path} holds {type(value).__name__}, not an object", "restore the file", path)
-    return value
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,0 +1,152 @@
+"""What a file or folder is, told by names and first bytes alone.
+
+A kind is one of eleven words; the order of `FOLDERS` is the order of asking, the more telling trace first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from lingraft.weights.headers import PICKLES, first_bytes, of_llama2c
+
+Kind = Literal[
+    "hf-model", "peft-adapter", "training-run", "trainer-checkpoint", "deepspeed-state", "meta-checkpoint",
+    "gguf", "llama2c", "state-dict", "tokenizer", "unknown",
+]  # fmt: skip
+KINDS: tuple[str, ...] = get_args(Kind)
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
+                   "tokenizer.tiktoken", "sentencepiece.bpe.model")  # fmt: skip
+STATE_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth", "rng_state_0.pth",
+               "trainer_state.json", "latest", "scaler.pt")  # fmt: skip
+RUN_FILES = {"trainer_state.json", "training_args.bin", "all_results.json", "train_results.json", "manifest.json",
+             "runs", "logs"}  # fmt: skip
+HF_WEIGHTS = re.compile(r"(?:model|pytorch_model)(?:-\d{5}-of-\d{5}|\.fp16|\.bf16)?\.(?:safetensors|bin)"
+                        r"|(?:model|pytorch_model)\.(?:safetensors|bin)\.index\.json")  # fmt: skip
+DEEPSPEED = re.compile(r".*(?:optim|model)_states\.pt")
+META = re.compile(r"consolidated\.(\d\d)\.pth")
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+GLOBAL_STEP = re.compile(r"global_step(\d+)")
+
+
+def kind_of(path: Path) -> Kind:
+    """Name what a path is; `unknown` where nothing gives it away."""
+    return _folder(path) if path.is_dir() else _file(path)
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a folder, hidden ones left out; an unreadable folder is empty."""
+    try:
+        return {item.name for item in folder.iterdir() if not item.name.startswith(".")}
+    except OSError:
+        return set()
+
+
+def _folder(path: Path) -> Kind:
+    names = names_in(path)
+    for kind, asks in FOLDERS:
+        if asks(path, names):
+            return kind
+    return "unknown"
+
+
+def _file(path: Path) -> Kind:
+    first = first_bytes(path)
+    if first.startswith(b"GGUF") or path.suffix == ".gguf":
+        return "gguf"
+    if DEEPSPEED.fullmatch(path.name):
+        return "deepspeed-state"
+    if META.fullmatch(path.name):
+        return "meta-checkpoint"
+    if path.name in TOKENIZER_FILES or (path.suffix == ".model" and b"\x00" not in first[:1]):
+        return "tokenizer"
+    if path.suffix == ".safetensors":
+        return "state-dict"
+    if path.suffix in PICKLES:
+        return "llama2c" if path.suffix == ".bin" and is_llama2c(path) else "state-dict"
+    return "state-dict" if first.startswith(b"PK") and path.suffix in ("", ".pkl") else "unknown"
+
+
+def is_llama2c(path: Path) -> bool:
+    """Tell whether a ``.bin`` is llama2.c's: its header's sizes make sense and agree with the file's, roughly."""
+    first = first_bytes(path)
+    if first.startswith((b"PK", b"\x80\x02", b"version ", b"GGUF")):
+        return False
+    found = of_llama2c(path)
+    return found is not None and (found.version > 0 or path.stat().st_size < 2 * found.nbytes + (1 << 24))
+
+
+def subfolders(path: Path) -> list[Path]:
+    """List the visible folders directly below a folder."""
+    return sorted(path / name for name in names_in(path) if (path / name).is_dir())
+
+
+def _is_run(path: Path, names: set[str]) -> bool:
+    if any(CHECKPOINT.fullmatch(name) and (path / name).is_dir() for name in names):
+        return True
+    if "manifest.json" in names and "work" in names:
+        return True  # a run folder of our own
+    if has_model(names) or _is_checkpoint(path, names):
+        return False
+    below = [names_in(folder) for folder in subfolders(path)]
+    adapters = sum(has_adapter(inside) for inside in below)
+    models = sum(has_model(inside) for inside in below)
+    return (adapters > 0 and adapters + models > 1) or (adapters + models > 0 and bool(names & RUN_FILES))
+
+
+def has_adapter(names: set[str]) -> bool:
+    """Tell whether names are those of a peft adapter, complete or not."""
+    return "adapter_config.json" in names or bool(names & set(ADAPTER_FILES))
+
+
+def has_model(names: set[str]) -> bool:
+    """Tell whether names are those of a Hugging Face model, complete or not."""
+    return any(HF_WEIGHTS.fullmatch(name) for name in names)
+
+
+def _is_checkpoint(path: Path, names: set[str]) -> bool:
+    state = names & {"optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth", "latest"}
+    steps = any(GLOBAL_STEP.fullmatch(name) for name in names) and bool(names & {"latest", "trainer_state.json"})
+    fsdp = any(name.startswith("pytorch_model_fsdp") for name in names)
+    numbered = CHECKPOINT.fullmatch(path.name) is not None and bool(names)
+    return ("trainer_state.json" in names and (bool(state) or numbered)) or steps or fsdp or (
+        bool(state - {"latest"}) and (has_model(names) or has_adapter(names))) or (
+        numbered and (has_model(names) or has_adapter(names)))  # fmt: skip
+
+
+def _is_deepspeed(path: Path, names: set[str]) -> bool:
+    if any(DEEPSPEED.fullmatch(name) for name in names):
+        return True
+    steps = [name for name in names if GLOBAL_STEP.fullmatch(name)]
+    return any(DEEPSPEED.fullmatch(inner) for name in steps for inner in names_in(path / name))
+
+
+def _is_state_dict(_: Path, names: set[str]) -> bool:
+    return any(name.endswith((".safetensors", *PICKLES)) for name in names - set(STATE_FILES) - {"training_args.bin"})
+
+
+def _is_model(_: Path, names: set[str]) -> bool:
+    weights = any(name.endswith((".safetensors", ".bin")) for name in names - {"training_args.bin"})
+    return has_model(names) or ("config.json" in names and weights)
+
+
+def _is_configured(_: Path, names: set[str]) -> bool:
+    return "config.json" in names and not any(name.endswith(".gguf") for name in names)
+
+
+FOLDERS: tuple[tuple[Kind, Callable[[Path, set[str]], bool]], ...] = (
+    ("training-run", _is_run),
+    ("trainer-checkpoint", _is_checkpoint),
+    ("peft-adapter", lambda _, names: has_adapter(names)),
+    ("deepspeed-state", _is_deepspeed),
+    ("hf-model", _is_model),
+    ("meta-checkpoint", lambda _, names: any(META.fullmatch(name) for name in names)),
+    ("gguf", lambda _, names: any(name.endswith(".gguf") for name in names)),
+    ("llama2c", lambda path, names: any(n.endswith(".bin") and is_llama2c(path / n) for n in names - {*STATE_FILES})),
+    ("state-dict", _is_state_dict),
+    ("hf-model", _is_configured),
+    ("tokenizer", lambda _, names: bool(names & set(TOKENIZER_FILES))),
+)
