@@ -6,17 +6,18 @@ stdout; everything for people goes to stderr or, without ``--json``, to stdout a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from lingraft import __version__
-from lingraft.problems import CODES, Findings, Problem, Refusal
+from lingraft.problems import CODES, Code, Findings, Problem, Refusal
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -65,10 +66,34 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     except Refusal as refusal:
         result, problems = refusal.answer, list(refusal.problems)
         findings.warnings += [w for w in refusal.warnings if w not in findings.warnings]
+    except OSError as error:
+        result, problems = {}, [_of_os(error)]
+    except Exception as error:
+        if os.environ.get("LINGRAFT_TRACEBACK"):
+            raise
+        sys.stdout = stdout
+        _bug(error, json_out)
     finally:
         sys.stdout = stdout
     _print(result, problems, findings, json_out, show)
     raise typer.Exit(1 if problems else 0)
+
+
+def _of_os(error: OSError) -> Problem:
+    """Turn what the operating system refused into a problem."""
+    path = None if error.filename is None else str(error.filename)
+    code: Code = "no-space" if error.errno == errno.ENOSPC else "not-found" if isinstance(error, FileNotFoundError) \
+        else "unreadable"  # fmt: skip
+    return Problem(code, f"{path or 'a file'}: {error.strerror or error}", "check the path and its permissions", path)
+
+
+def _bug(error: Exception, json_out: bool) -> NoReturn:
+    """Say that lingraft itself failed: not the user's fault, and no traceback unless it is asked for."""
+    told = f"{type(error).__name__}: {error}".splitlines()[0]
+    if json_out:
+        print(json.dumps({"ok": False, "error": told, "problems": [], "warnings": []}, ensure_ascii=False))
+    print(f"lingraft failed, which is a bug: {told} (LINGRAFT_TRACEBACK=1 shows where)", file=sys.stderr)
+    raise typer.Exit(1)
 
 
 def _print(result: Answer, problems: list[Problem], findings: Findings, json_out: bool,

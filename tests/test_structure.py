@@ -1,0 +1,55 @@
+"""Who may import whom: the house stays a house."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import lingraft
+
+ROOT = Path(lingraft.__file__).parent
+ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "evaluate", "serve", "quickstart")
+FOUNDATION = {"problems", "output", "progress"}
+# A room may import itself, the foundation, and these.
+MAY = {
+    "weights": set(),
+    "merge": {"weights"},
+    "verify": {"weights", "merge", "models"},
+    "adopt": {"weights", "models"},
+    "data": {"recipe"},
+    "vocab": {"weights", "data", "models"},
+    "train": {"weights", "merge", "data", "models", "recipe"},
+    "evaluate": {"weights", "merge", "data", "models"},
+    "serve": {"weights", "merge", "models"},
+    "quickstart": {"weights", "models", "recipe", "pipeline"},
+}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Return the top-level names inside lingraft that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        found |= {name.split(".")[1] for name in names if name.startswith("lingraft.")}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_plan_allows(room: str) -> None:
+    allowed = MAY[room] | FOUNDATION | {room}
+    broken = {str(file.relative_to(ROOT)): sorted(imported_rooms(file) - allowed)
+              for file in (ROOT / room).rglob("*.py") if imported_rooms(file) - allowed}  # fmt: skip
+    assert not broken
+
+
+def test_every_module_opens_by_saying_what_it_is() -> None:
+    silent = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")
+              if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))]  # fmt: skip
+    assert not silent
+
+
+def test_remote_code_is_never_trusted() -> None:
+    trusting = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")
+                if "trust_remote_code=True" in file.read_text(encoding="utf-8")]  # fmt: skip
+    assert not trusting
