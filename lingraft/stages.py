@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lingraft.pipeline import Run, training_block
 from lingraft.recipe import resolve
+
+if TYPE_CHECKING:
+    from lingraft.train.stage import Stage
 
 OUTPUTS = {
     "vocab": "vocab", "pretrain": "pretrain", "sft": "sft", "prefer": "prefer", "classify": "classify",
@@ -41,20 +46,23 @@ def _budget(this: Run) -> int | None:
     return round(sum(m for m in minutes if m) * 60 * tokens_per_second(this.base))
 
 
+def stage_of(this: Run, name: str, adapters: tuple[Path, ...] | None = None) -> Stage:
+    """Return what a training stage needs to know."""
+    from lingraft.train.stage import Stage
+
+    return Stage(
+        name=name, block=training_block(this.recipe, name), base=this.start,
+        adapters=this.adapters(before=name) if adapters is None else adapters,
+        out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
+        recipe=this.recipe.as_json(), findings=this.findings,
+    )  # fmt: skip
+
+
 def train(name: str) -> Callable[[Run], dict[str, Any]]:
     """Return the runner of a training stage."""
 
     def runner(this: Run) -> dict[str, Any]:
-        from importlib import import_module
-
-        from lingraft.train.stage import Stage
-
-        stage = Stage(
-            name=name, block=training_block(this.recipe, name), base=this.start, adapters=this.adapters(before=name),
-            out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
-            recipe=this.recipe.as_json(), findings=this.findings,
-        )  # fmt: skip
-        result: dict[str, Any] = import_module(f"lingraft.train.{name}").run(stage)
+        result: dict[str, Any] = import_module(f"lingraft.train.{name}").run(stage_of(this, name))
         return result
 
     return runner

@@ -53,7 +53,8 @@ def make_llama(folder: Path, tied: bool = True, rows: int = 400, seed: int = 0, 
     torch.manual_seed(seed)
     config = LlamaConfig(vocab_size=rows, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
-                         tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=2, **changes)  # fmt: skip
+                         tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+                         **changes)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     make_tokenizer(folder, min(rows, 400))
     return folder
