@@ -18,10 +18,12 @@ from gguf import quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from lingraft.problems import refuse
-from lingraft.weights.gguf_header import Header, Info, damaged, is_gguf, read_header
+from lingraft.weights import gguf_rope
+from lingraft.weights.gguf_header import Header, Info, is_gguf, read_header
 from lingraft.weights.gguf_models import FAMILIES, Family, config_from, family_of, hf_name, is_query_or_key
 from lingraft.weights.gguf_tokenizer import tokenizer_files
 from lingraft.weights.rotary import hf_from_pairs, reordered
+from lingraft.weights.safetensors import DTYPES
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
 
 NAME = "gguf"
@@ -30,7 +32,6 @@ PLAIN: dict[GGMLQuantizationType, torch.dtype] = {
     Q.F32: torch.float32, Q.F16: torch.float16, Q.BF16: torch.bfloat16, Q.F64: torch.float64,
     Q.I8: torch.int8, Q.I16: torch.int16, Q.I32: torch.int32, Q.I64: torch.int64,
 }  # fmt: skip
-UNUSED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 DTYPES_KEY = "lingraft.dtypes"  # JSON {name: dtype}: tensors that were stored wider than they are, without loss
 
 
@@ -53,6 +54,7 @@ def read(path: Path) -> Checkpoint:
                f"{', '.join(f.gguf for f in FAMILIES)} out of GGUF", "use the original Hugging Face model", path)
     config = config_from(head.metadata, family)
     entries = _entries(head, family, config)
+    _scale(head, config)
     _complete(config, entries)
     return Checkpoint(path, NAME, Lazy(entries), config, made=partial(tokenizer_files, head.metadata, config))
 
@@ -66,7 +68,7 @@ def write_tokenizer(path: Path, out: Path) -> None:
 def _entries(head: Header, family: Family, config: Mapping[str, Any]) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for name, info in head.tensors.items():
-        if name in UNUSED:
+        if name in gguf_rope.TENSORS:
             continue
         hf = hf_name(name, family)
         if hf is None:
@@ -74,8 +76,6 @@ def _entries(head: Header, family: Family, config: Mapping[str, Any]) -> dict[st
                    "use the original Hugging Face model", head.path, name)  # fmt: skip
         entries[hf] = _restored(hf, _entry(head, name, info), family, config)
     narrow = json.loads(head.metadata.get(DTYPES_KEY, "{}"))
-    from lingraft.weights.safetensors import DTYPES
-
     return {name: _cast(entry, DTYPES[narrow[name]]) if name in narrow else entry for name, entry in entries.items()}
 
 
@@ -121,6 +121,21 @@ def _cast(entry: Entry, dtype: torch.dtype) -> Entry:
     return Entry(dtype, entry.shape, lambda start, stop: entry.read(start, stop).to(dtype))
 
 
+def _scale(head: Header, config: dict[str, Any]) -> None:
+    """Turn the factors of scaled rotary positions, which GGUF keeps as tensors, into config.json's parameters."""
+    factors = {name: _entry(head, name, info).read(0, None) for name, info in head.tensors.items()
+               if name in gguf_rope.TENSORS}  # fmt: skip
+    if not factors:
+        return
+    scaling = gguf_rope.scaling_from(factors, config["rope_theta"])
+    if scaling is None:
+        refuse("unknown-format", f"{head.path}: {', '.join(factors)} is no rotary scaling that config.json can tell",
+               "use the original Hugging Face model", head.path)  # fmt: skip
+    if (original := config.pop("rope_scaling", {}).get("original_max_position_embeddings")) is not None:
+        config["original_max_position_embeddings"] = original
+    config["rope_scaling"] = scaling
+
+
 def _complete(config: dict[str, Any], entries: Mapping[str, Entry]) -> None:
     """Add to the config what only the tensors tell: the vocabulary, the tied head, biases and the dtype."""
     embedding = entries.get("model.embed_tokens.weight")
@@ -134,6 +149,3 @@ def _complete(config: dict[str, Any], entries: Mapping[str, Entry]) -> None:
         count[entry.dtype] = count.get(entry.dtype, 0) + prod(entry.shape)
     if count:
         config["torch_dtype"] = str(max(count, key=lambda dtype: count[dtype])).removeprefix("torch.")
-
-
-__all__ = ["NAME", "damaged", "knows", "read", "write_tokenizer"]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -168,7 +168,3 @@ def _info(cursor: _Cursor) -> tuple[str, GGMLQuantizationType, tuple[int, ...], 
         raise ValueError(f"tensor {name} of type {kind.name} has rows of {shape[-1]}, not a multiple of {block}")
     return name, kind, shape, cursor.number("Q"), prod(shape) // block * nbytes
 
-
-def damaged(path: Path, why: str) -> NoReturn:
-    """Refuse a GGUF file whose header is readable but whose content contradicts itself."""
-    refuse("corrupt-file", f"{path}: {why}", "download the file again, or convert the original again", path)

@@ -115,6 +115,9 @@ def config_from(metadata: Mapping[str, Any], family: Family) -> dict[str, Any]:
     head_dim = metadata.get(prefix + "attention.key_length")
     if head_dim and (family.explicit_head or head_dim * heads != config.get("hidden_size")):
         config["head_dim"] = head_dim
+    if family.gguf in ("gemma2", "gemma3"):  # llama.cpp derives it: only the 27B models scale by the model's width
+        whole = config.get("hidden_size", 0) // heads
+        config["query_pre_attn_scalar"] = whole if config.get("num_hidden_layers") in (46, 62) else head_dim or whole
     scaling = _scaling(metadata, prefix)
     if scaling:
         config["rope_scaling"] = scaling

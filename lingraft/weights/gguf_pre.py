@@ -6,6 +6,7 @@ the file. Both directions go through this table.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -47,3 +48,31 @@ NFC = frozenset({"qwen2", "stablelm2", "deepseek-r1-qwen", "megrez"})
 def pre_tokenizer(name: str) -> dict[str, Any] | None:
     """Return tokenizer.json's pre_tokenizer for a name, or None where lingraft does not know it."""
     return next((split for split, names in SPLITS if name in names), None)
+
+
+CLASSES = {"GPT2Tokenizer": GPT2, "Qwen2Tokenizer": _split(QWEN2)}  # tokenizers saved as vocab.json + merges.txt
+
+
+def name_of(pre: Mapping[str, Any] | None, ignore_merges: bool) -> str | None:
+    """Return the name of a pre_tokenizer out of tokenizer.json, or None where llama.cpp has none for it."""
+    steps = _steps(pre)
+    for split, names in SPLITS:
+        if _steps(split) == steps:
+            # llama.cpp takes whole words under some of the names only
+            return next((name for name in names if (name in WHOLE_WORDS) == ignore_merges), None)
+    return None
+
+
+def _steps(pre: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    """Return a pre_tokenizer's steps without the fields that do not change where text is split."""
+    pre = pre or {}
+    steps: list[tuple[Any, ...]] = []
+    for part in pre.get("pretokenizers", [pre]):
+        kind = part.get("type")
+        if kind == "ByteLevel":
+            steps.append((kind, part.get("add_prefix_space", True), part.get("use_regex", True)))
+        elif kind == "Split":
+            steps.append((kind, tuple(part["pattern"].items()), part["behavior"], part["invert"]))
+        else:
+            steps.append((kind, part.get("individual_digits")))
+    return steps

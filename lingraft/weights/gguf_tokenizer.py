@@ -47,7 +47,7 @@ def tokenizer_files(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> d
     elif model == "llama":
         files["tokenizer.model"] = _sentencepiece(metadata)
     else:
-        refuse("unknown-format", f"the GGUF file holds a tokenizer of the kind {model!r}; lingraft reads gpt2 and llama",
+        refuse("unknown-format", f"the GGUF file's tokenizer is of the kind {model!r}; lingraft reads gpt2 and llama",
                "take the tokenizer of the original model")  # fmt: skip
     files["tokenizer_config.json"] = _json(_settings(metadata, config, model))
     return files
@@ -127,7 +127,8 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> bytes:
     tokens = _tokens(metadata)
     scores = metadata.get(KEY + "scores") or [0.0] * len(tokens)
     pieces = [Piece(token, score, int(kind)) for (token, kind), score in zip(tokens, scores, strict=False)]
-    numbers = {hf: metadata[f"{KEY}{role}_token_id"] for role, hf in ROLES.items() if f"{KEY}{role}_token_id" in metadata}
+    told = {hf: metadata.get(f"{KEY}{role}_token_id") for role, hf in ROLES.items()}
+    numbers = {hf: number for hf, number in told.items() if number is not None}
     return model_bytes(pieces, numbers, add_space_prefix=bool(metadata.get(KEY + "add_space_prefix", True)))
 
 

@@ -43,6 +43,7 @@ def theta_and_scaling(config: Mapping[str, Any]) -> tuple[float, dict[str, Any] 
     The scaling's kind is under ``rope_type``; None where positions are not scaled.
     """
     raw = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    raw = raw.get("full_attention", raw)  # Gemma 3 tells them per kind of layer
     scaling = {"rope_type" if key == "type" else key: value for key, value in raw.items() if key != "rope_theta"}
     theta = float(raw.get("rope_theta", config.get("rope_theta", 10000.0)))
     return theta, None if scaling.get("rope_type", "default") == "default" else scaling
