@@ -12,7 +12,7 @@ import io
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -47,15 +47,18 @@ class Storage(NamedTuple):
     dtype: str
     key: str
     numel: int
+    start: int = 0  # in elements; only old files cut one storage out of another
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """A tensor's dtype, shape and storage."""
+    """A tensor's dtype, shape, and where it lies in which storage (offset and stride in elements)."""
 
     dtype: str
     shape: tuple[int, ...]
     storage: str
+    offset: int = 0
+    stride: tuple[int, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -64,11 +67,15 @@ class Sketch:
 
 @dataclass(frozen=True)
 class PickleHeader:
-    """What a pickle holds: its objects (tensors as `Sketch`), and the names in it beyond tensors."""
+    """What a pickle holds: its objects (tensors as `Sketch`), the names in it beyond tensors, and its storages.
+
+    ``places`` gives every storage's first byte and length in the file; a storage in a compressed member has none.
+    """
 
     content: Any
     strange: frozenset[str]
     storage_bytes: int
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class _Inert:
@@ -103,6 +110,8 @@ class _Reader(pickle.Unpickler):
             return _REBUILD[name]
         if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
             return lambda function, _kind, arguments, _state: function(*arguments)
+        if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
+            return lambda items=(): frozenset(items)
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in DTYPES:
@@ -113,18 +122,31 @@ class _Reader(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Storage:
         _, dtype, key, _, count = pid[:5]
-        nbytes = int(count) * ITEMSIZES.get(dtype, 1)
+        if not isinstance(dtype, str):
+            raise ValueError("a storage of a type that torch does not have")
+        nbytes = int(count) * ITEMSIZES[dtype]
         self.storages[str(key)] = max(nbytes, self.storages.get(str(key), 0))
-        return Storage(dtype if isinstance(dtype, str) else "U8", str(key), int(count))
+        cut = pid[5] if len(pid) > 5 else None
+        return Storage(dtype, str(key), int(cut[2] if cut else count), int(cut[1]) if cut else 0)
 
 
-def _tensor(storage: Storage, _offset: int, size: Any, *_: object) -> Sketch:
-    return Sketch(storage.dtype, tuple(int(n) for n in size), storage.key)
+def _tensor(storage: Storage, offset: int, size: Any, stride: Any = (), *_: object) -> Sketch:
+    return _checked(storage, storage.dtype, offset, size, stride)
 
 
-def _typed(storage: Storage, _offset: int, size: Any, _stride: Any, _grad: Any, _hooks: Any, dtype: str,
+def _typed(storage: Storage, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: str,
            *_: object) -> Sketch:  # fmt: skip
-    return Sketch(dtype, tuple(int(n) for n in size), storage.key)
+    return _checked(storage, dtype, offset, size, stride)
+
+
+def _checked(storage: Storage, dtype: str, offset: int, size: Any, stride: Any) -> Sketch:
+    """Return a tensor that lies inside its storage; one that does not is damage, or an attack."""
+    shape, steps = tuple(int(n) for n in size), tuple(int(n) for n in stride)
+    whole = storage.numel * ITEMSIZES[storage.dtype] // ITEMSIZES[dtype]
+    last = int(offset) + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    if min((int(offset), *shape, *steps)) < 0 or (0 not in shape and last >= whole):
+        raise ValueError(f"a tensor of shape {list(shape)} does not fit into its storage of {whole:,} elements")
+    return Sketch(dtype, shape, storage.key, storage.start + int(offset), steps)
 
 
 def _same(data: Any, *_: object) -> Any:
@@ -175,12 +197,32 @@ def _zip(path: Path, file: IO[bytes], size: int) -> PickleHeader:
             refuse("corrupt-file", f"{path} is a zip archive without torch's data.pkl", "check what it is", path)
         reader = _Reader(io.BytesIO(archive.read(name)))
         content = reader.load()
-        held = {item.filename.rpartition("/")[2]: item.file_size for item in archive.infolist()}
+        inside = name.removesuffix("data.pkl") + "data/"
+        held = {item.filename.removeprefix(inside): item.file_size for item in archive.infolist()
+                if item.filename.startswith(inside)}  # fmt: skip
+        if archive_text(archive, name, "byteorder") == "big":
+            refuse("unknown-format", f"{path} was saved on a big-endian machine", "convert it there", path)
         for key, nbytes in reader.storages.items():
             if held.get(key, -1) < nbytes:
                 refuse("corrupt-file", f"{path}: storage {key} has {max(held.get(key, 0), 0):,} of {nbytes:,} bytes",
                        "download the file again", path)  # fmt: skip
-    return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()))
+        places = {item.filename.removeprefix(inside): (_data_start(file, item), item.file_size)
+                  for item in archive.infolist()
+                  if item.filename.startswith(inside) and item.compress_type == zipfile.ZIP_STORED}  # fmt: skip
+    return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()), places)
+
+
+def archive_text(archive: zipfile.ZipFile, pickle_name: str, record: str) -> str:
+    """Return a small text record that lies beside data.pkl, or an empty text."""
+    name = pickle_name.removesuffix("data.pkl") + record
+    return archive.read(name).decode("ascii", "replace") if name in archive.namelist() else ""
+
+
+def _data_start(file: IO[bytes], item: zipfile.ZipInfo) -> int:
+    """Return where a member's bytes begin: only its own header tells how long its name and padding are."""
+    file.seek(item.header_offset + 26)
+    lengths = file.read(4)
+    return item.header_offset + 30 + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
 
 
 def _cut(path: Path, file: IO[bytes], size: int) -> NoReturn:
@@ -193,7 +235,8 @@ def _cut(path: Path, file: IO[bytes], size: int) -> NoReturn:
     try:
         reader.load()
         whole = sum(reader.storages.values())
-        detail = f"{size:,} of at least {whole:,} bytes: at least {max(whole - size, 1):,} are missing"
+        missing = f" of at least {whole:,}: {whole - size:,} or more are missing" if whole > size else ""
+        detail = f"{size:,} bytes{missing}, and its table of contents, at the end, is gone"
     except Exception:
         detail = f"{size:,} bytes, and ends before its table of contents"
     refuse("truncated-file", f"{path} has {detail}", "download the file again", path)
@@ -204,12 +247,17 @@ def _legacy(path: Path, file: IO[bytes], size: int) -> PickleHeader:
         _Reader(file).load()
     reader = _Reader(file)
     content = reader.load()
-    keys = _Reader(file).load()
-    needed = file.tell() + sum(reader.storages.values()) + 8 * len(keys)
+    keys = [str(key) for key in _Reader(file).load()]
+    at, places = file.tell(), {}
+    for key in keys:
+        nbytes = reader.storages[key]
+        places[key] = (at + 8, nbytes)
+        at += 8 + nbytes
+    needed = at
     if size < needed:
         refuse("truncated-file", f"{path} has {size:,} of {needed:,} bytes: {needed - size:,} are missing",
                "download the file again", path)  # fmt: skip
-    return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()))
+    return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()), places)
 
 
 def _bare(path: Path) -> PickleHeader:

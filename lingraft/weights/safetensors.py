@@ -65,15 +65,18 @@ def _reader(mapped: mmap.mmap, dtype: torch.dtype, shape: tuple[int, ...], begin
         if prod(shape) == 0:
             return torch.empty(shape, dtype=dtype)
         if not shape:
-            return _view(mapped, dtype, 1, begin).reshape(())
+            return view(mapped, dtype, 1, begin).reshape(())
         row = prod(shape[1:])
         count = (shape[0] if stop is None else min(stop, shape[0])) - start
-        return _view(mapped, dtype, row * count, begin + start * row * dtype.itemsize).reshape(count, *shape[1:])
+        return view(mapped, dtype, row * count, begin + start * row * dtype.itemsize).reshape(count, *shape[1:])
 
     return read
 
 
-def _view(mapped: mmap.mmap, dtype: torch.dtype, count: int, offset: int) -> Tensor:
+def view(mapped: mmap.mmap | bytearray, dtype: torch.dtype, count: int, offset: int) -> Tensor:
+    """Return ``count`` elements of a mapped file from byte ``offset`` on, without a copy where they are aligned."""
+    if count <= 0:
+        return torch.empty(0, dtype=dtype)
     if offset % dtype.itemsize:  # torch wants aligned data; old writers did not pad their header
         return torch.frombuffer(bytearray(mapped[offset : offset + count * dtype.itemsize]), dtype=dtype)
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=offset)
