@@ -24,7 +24,6 @@ from typing import Any
 
 from blake3 import blake3
 
-from lingraft import __version__
 from lingraft.output import write_json
 from lingraft.problems import Findings, refuse
 from lingraft.progress import say
@@ -161,22 +160,11 @@ def _forget_work(this: Run, name: str, key: str) -> None:
 
 
 def _stage_manifest(this: Run, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    from lingraft.merge.lineage import versions
+
     return {"schema": SCHEMA, "stage": name, "command": list(this.command), "recipe": this.recipe.as_json(),
             "result": dict(result), "versions": versions(),
             "allowed": [p.as_json() for p in this.findings.allowed]}  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a receipt records."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"lingraft": __version__}
-    for package in ("torch", "transformers", "peft", "tokenizers", "safetensors"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _key(recipe: Recipe, name: str, state: Mapping[str, Any]) -> str:
