@@ -1,0 +1,103 @@
+"""What is compared: a model as a user names it, its fingerprint, and how it is opened.
+
+A HF directory, a Hub id, an adapter directory (live over its base) or a GGUF file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from lingraft import models
+from lingraft.problems import refuse
+
+SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+              "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
+              "adapter_config.json")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One row of the comparison."""
+
+    name: str
+    stack: models.Stack
+
+    @property
+    def gguf(self) -> bool:
+        """Tell whether it is a GGUF file."""
+        return self.stack.base.suffix == ".gguf"
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of weights, config and tokenizer by content: what results are cached under."""
+        parts = [_weights(self.stack.base), *(_weights(a) for a in self.stack.adapters)]
+        for home in (self.stack.base, *self.stack.adapters):
+            parts += [f"{name}:{_bytes(home / name)}" for name in SIDE_FILES if (home / name).is_file()]
+        return str(blake3("\n".join(parts).encode()).hexdigest())
+
+
+def subjects(names: Sequence[str], base: str | None = None, adapters: Sequence[str | Path] = ()) -> list[Subject]:
+    """Resolve the models of a comparison; ``adapters`` make one more row, the first model with all of them live.
+
+    Errors: `not-found`, `base-mismatch` (an adapter whose base nobody names).
+    """
+    found = [Subject(name, _stack(name, base)) for name in names]
+    if adapters:
+        label = " + ".join([names[0], *(str(a) for a in adapters)])
+        found.append(Subject(label, models.stack(names[0], base, adapters)))
+    return found
+
+
+def open_subject(subject: Subject, dtype: Any = None) -> tuple[Any, Any]:
+    """Load model and tokenizer in eval mode; ``dtype`` None takes the fastest of this machine."""
+    if subject.gguf:
+        return _open_gguf(subject.stack.base, dtype or models.fastest_dtype())
+    model = models.load_base(subject.stack.base, dtype)
+    for adapter in subject.stack.adapters:
+        model = models.attach(model, adapter)
+    home = next((a for a in reversed(subject.stack.adapters) if models.has_tokenizer(a)), subject.stack.base)
+    return model.eval(), models.load_tokenizer(home)
+
+
+def _stack(name: str, base: str | None) -> models.Stack:
+    if name.endswith(".gguf") and Path(name).expanduser().is_file():
+        return models.Stack(Path(name).expanduser())
+    return models.stack(name, base)
+
+
+def _open_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except Exception as error:  # gguf and transformers raise many kinds for what they do not know
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        refuse("unknown-format", f"{path} cannot be read as a language model: {first}",
+               "run `lingraft inspect` on it", path)  # fmt: skip
+    return model.eval(), tokenizer
+
+
+def _weights(path: Path) -> str:
+    if path.is_file():
+        return _bytes(path)
+    if models.is_adapter(path):
+        from lingraft.merge.lineage import adapter_fingerprint
+
+        return adapter_fingerprint(path)
+    from lingraft.weights import hf
+    from lingraft.weights.fingerprint import fingerprint
+
+    return fingerprint(hf.read(path).tensors)
+
+
+def _bytes(path: Path) -> str:
+    return str(blake3(max_threads=blake3.AUTO).update_mmap(str(path)).hexdigest())
