@@ -61,8 +61,12 @@ class Sketch:
     stride: tuple[int, ...] = ()
 
     @property
+    def count(self) -> int:
+        return prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return prod(self.shape) * ITEMSIZES.get(self.dtype, 1)
+        return self.count * ITEMSIZES.get(self.dtype, 1)
 
 
 @dataclass(frozen=True)

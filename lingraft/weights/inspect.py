@@ -1,0 +1,148 @@
+"""`lingraft inspect PATH`: what this file or folder is, what each part is for, which path to use, what is broken.
+
+Reads headers only (and small JSON), without torch, so that a 25 GB folder takes a fraction of a second;
+``--fingerprint`` reads everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lingraft.problems import Findings, Refusal, refuse
+from lingraft.weights.contents import USING, Part, checkpoint_of, files_below, part_of
+from lingraft.weights.describe import describe as describe
+from lingraft.weights.headers import of_file
+from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in
+from lingraft.weights.look_adapter import adapter_file, look_at_adapter
+from lingraft.weights.look_deepspeed import look_at_deepspeed
+from lingraft.weights.look_model import (
+    Facts,
+    look_at_gguf,
+    look_at_llama2c,
+    look_at_meta,
+    look_at_model,
+    look_at_state_dict,
+    look_at_tokenizer,
+    look_at_unknown,
+)
+from lingraft.weights.look_run import Run, look_at_checkpoint, look_at_run, open_run, result_in
+from lingraft.weights.shards import Read, shards_of
+
+LOOKS: dict[Kind, Callable[[Path, Read, Findings], Facts]] = {
+    "hf-model": look_at_model, "peft-adapter": look_at_adapter, "trainer-checkpoint": look_at_checkpoint,
+    "deepspeed-state": look_at_deepspeed, "meta-checkpoint": look_at_meta, "gguf": look_at_gguf,
+    "llama2c": look_at_llama2c, "state-dict": look_at_state_dict, "tokenizer": look_at_tokenizer,
+    "unknown": look_at_unknown,
+}
+
+
+def inspect(path: Path, fingerprint: bool, findings: Findings) -> dict[str, Any]:
+    """Return the contract's `inspect` answer; everything that is wrong is left in ``findings``.
+
+    Error: `not-found`. ``fingerprint`` is None where it was not asked for or the weights cannot be read.
+    """
+    if not path.exists():
+        refuse("not-found", f"{path} does not exist", "check the path", path)
+    here = _snapshot(path)
+    read: Read = cache(lambda file: of_file(file, findings))
+    kind = kind_of(here)
+    run = open_run(here, read, findings) if kind == "training-run" else None
+    facts = look_at_run(run, read, findings) if run else LOOKS[kind](here, read, findings)
+    use = run.use if run else _use(here, kind)
+    parts = _contents(here, run, use, read, findings)
+    return {
+        "path": str(path), "kind": kind, "bytes": sum(part.bytes for part in parts), "tensors": facts.tensors,
+        "parameters": facts.parameters, "dtypes": dict(facts.dtypes), "architecture": facts.architecture,
+        "vocab_size": facts.vocab_size, "tokenizer_size": facts.tokenizer_size, "tied": facts.tied,
+        "adapter": None if facts.adapter is None else dict(facts.adapter),
+        "contents": [part.as_json() for part in parts], "use": None if use is None else str(use),
+        "why": run.why if run else None,
+        "fingerprint": _fingerprint(use or here, findings) if fingerprint else None,
+    }
+
+
+def _snapshot(path: Path) -> Path:
+    """Step from a folder of the Hub's cache (models--owner--name) into the snapshot that `main` names."""
+    if not (path / "snapshots").is_dir():
+        return path
+    main = path / "refs" / "main"
+    named = path / "snapshots" / main.read_text().strip() if main.is_file() else None
+    if named is not None and named.is_dir():
+        return named
+    return max((path / "snapshots").iterdir(), key=lambda folder: folder.stat().st_mtime, default=path)
+
+
+def _use(path: Path, kind: Kind) -> Path | None:
+    if kind == "trainer-checkpoint":
+        return result_in(path)
+    return None if kind == "unknown" else path
+
+
+def _contents(here: Path, run: Run | None, use: Path | None, read: Read, findings: Findings) -> list[Part]:
+    files = files_below(here)
+    stale = frozenset(file for folder in {file.parent for file in files} for file in _stale(folder))
+    parts = [_folder_part(file, here) if file.is_dir() else part_of(file, here, read, findings, stale)
+             for file in files]
+    if run is None:
+        return parts
+    return [_in_run(part, file, run, use) for part, file in zip(parts, files, strict=True)]
+
+
+def _stale(folder: Path) -> list[Path]:
+    """List weight files that nothing loads: a second copy in .bin, or shards of another save."""
+    names = names_in(folder)
+    if not has_model(names):
+        return []
+    loaded = {file.name for file in shards_of(folder, Findings()).files}
+    return [folder / name for name in names if HF_WEIGHTS.fullmatch(name) and not name.endswith(".json")
+            and name not in loaded]
+
+
+def _folder_part(folder: Path, root: Path) -> Part:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    what = "git history; with LFS it holds a second copy of every file" if folder.name == ".git" else "download cache"
+    return Part(str(folder.relative_to(root)), what, size, "updating the download", True)
+
+
+def _in_run(part: Part, file: Path, run: Run, use: Path | None) -> Part:
+    """Say what a file is worth once the run's result is known: what belongs to the result stays."""
+    checkpoint = checkpoint_of(file, run.path)
+    if "work" in file.relative_to(run.path).parts[:1]:
+        return replace(part, removable=True, needed_for="resuming this run")
+    if checkpoint is None:
+        return part
+    step = checkpoint.name.rpartition("-")[2]
+    if use is not None and file.parent == use and not part.removable:
+        return part
+    latest = checkpoint == run.checkpoints[-1]
+    if part.needed_for.startswith("resuming"):
+        needed = f"resuming training from step {step}" if latest else f"going back to step {step}"
+        return replace(part, needed_for=needed, removable=run.finished or not latest)
+    if part.removable:
+        return part
+    needed = f"{USING} as it was at step {step}" + (", and resuming from it" if latest else "")
+    return replace(part, needed_for=needed, removable=run.finished or not latest)
+
+
+def _fingerprint(path: Path, findings: Findings) -> str | None:
+    """Fingerprint the weights of a path, reading everything."""
+    from lingraft.weights.fingerprint import fingerprint
+
+    try:
+        if path.is_dir() and has_adapter(names_in(path)):
+            from lingraft.weights import pickles, safetensors
+
+            file = adapter_file(path)
+            if file is None:
+                return None
+            return fingerprint((safetensors if file.suffix == ".safetensors" else pickles).read_file(file))
+        from lingraft.weights.formats import open_checkpoint
+
+        return fingerprint(open_checkpoint(path).tensors)
+    except Refusal as refusal:
+        findings.absorb(refusal)
+        return None

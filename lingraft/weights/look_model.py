@@ -1,0 +1,281 @@
+"""Look at a model: a Hugging Face folder, Meta's files, a GGUF, a llama2.c file, a bare state dict, a tokenizer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lingraft.problems import Findings, Refusal
+from lingraft.weights.fits import (
+    check_config,
+    check_tokenizer,
+    check_vocabulary,
+    embedding_of,
+    head_of,
+    text_config,
+)
+from lingraft.weights.headers import PICKLES, Header, of_llama2c, refuse_pointer
+from lingraft.weights.json_file import read_json
+from lingraft.weights.kinds import META, TOKENIZER_FILES, has_model, is_llama2c, names_in
+from lingraft.weights.shards import Read, check_index, few, shards_of
+from lingraft.weights.tokenizer_size import size_of_file, tokenizer_of
+
+BUFFERS = ("inv_freq", "masked_bias", "rope.freqs", "rope_freqs.weight")
+INTEGERS = ("I64", "I32", "I16", "U64", "U32", "U16", "BOOL")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What looking at one artefact told: the contract's fields."""
+
+    tensors: int = 0
+    parameters: int = 0
+    dtypes: Mapping[str, int] = field(default_factory=dict)  # parameters by dtype
+    architecture: str | None = None
+    vocab_size: int | None = None
+    tokenizer_size: int | None = None
+    tied: bool | None = None
+    adapter: Mapping[str, Any] | None = None
+
+
+def count(headers: Mapping[str, Header], tied_head: bool = False) -> Facts:
+    """Count tensors and parameters: a storage that several names share once, buffers and a tied head not at all."""
+    dtypes: Counter[str] = Counter()
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    head = head_of(headers) if tied_head and embedding_of(headers) else None
+    for name, item in headers.items():
+        if name.endswith(BUFFERS) or name == head or (item.shared and (item.shared, item.shape) in seen):
+            continue
+        seen.add((item.shared, item.shape))
+        dtypes[item.dtype] += item.count
+    parameters = sum(n for dtype, n in dtypes.items() if dtype not in INTEGERS)
+    return Facts(tensors=len(headers), parameters=parameters, dtypes=dict(dtypes))
+
+
+def note_empty(path: Path, headers: Mapping[str, Header], findings: Findings) -> None:
+    """Note `empty-tensor` where tensors have a dimension of 0, as a save under ZeRO-3 without gathering leaves them."""
+    empty = [name for name, item in headers.items() if 0 in item.shape]
+    if empty:
+        findings.problem("empty-tensor", f"{path}: {len(empty)} of {len(headers)} tensors hold nothing (shape "
+                         f"{list(headers[empty[0]].shape)}): {few(empty)}", "save again with the parameters gathered "
+                         "(ZeRO-3: stage3_gather_16bit_weights_on_model_save), or take them out of the DeepSpeed state",
+                         path, empty[0])
+
+
+def look_at_model(folder: Path, read: Read, findings: Findings) -> Facts:
+    """Look at a Hugging Face model folder, or one without a config.json."""
+    shards = shards_of(folder, findings)
+    check_index(shards, read, findings)
+    headers = {name: item for file in shards.files for name, item in read(file).items()}
+    config = config_of(folder, findings)
+    if not shards.files and not shards.missing:
+        findings.problem("missing-shard", f"{folder} has a config.json and no weights", "download the weights", folder)
+    note_empty(folder, headers, findings)
+    if config is None:
+        findings.problem("config-mismatch", f"{folder} has weights and no readable config.json",
+                         "copy it from the model's source, or run `lingraft adopt` to infer it", folder / "config.json")
+    whole = bool(headers) and not shards.missing and all(read(file) for file in shards.files)
+    config = config or {}
+    if whole and config:
+        check_config(folder / "config.json", config, headers, findings)
+        check_vocabulary(folder / "config.json", config, headers, findings)
+    return _finish(folder, config, headers, findings)
+
+
+def _finish(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> Facts:
+    tied = _tied(folder, config, headers, findings)
+    tokenizer = tokenizer_of(folder, findings)
+    name = embedding_of(headers)
+    rows = headers[name].shape[0] if name is not None and len(headers[name].shape) == 2 else None
+    if tokenizer is not None and name is not None and rows is not None:
+        check_tokenizer(tokenizer.file, tokenizer.size, rows, name, findings)
+    size = text_config(config).get("vocab_size")
+    architectures = config.get("architectures")
+    return replace(
+        count(headers, tied_head=bool(tied)),
+        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else None,
+        vocab_size=size if isinstance(size, int) else rows,
+        tokenizer_size=tokenizer.size if tokenizer else None,
+        tied=tied,
+    )
+
+
+def _tied(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> bool | None:
+    """Tell whether the head is the embedding; a causal model without a head of its own can only be tied."""
+    embedding, head = embedding_of(headers), head_of(headers)
+    said = config.get("tie_word_embeddings", text_config(config).get("tie_word_embeddings"))
+    causal = any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in config.get("architectures") or [])
+    if embedding is None or (head is None and not causal and said is None):
+        return None
+    if head is None:
+        if said is False and causal:
+            findings.problem("config-mismatch", f"{folder / 'config.json'} says tie_word_embeddings false; no tensor "
+                             "is a head: it would start at random", "set tie_word_embeddings to true, or add "
+                                                                    "lm_head.weight",
+                             folder / "config.json", "lm_head.weight")
+        return True
+    one = bool(headers[head].shared) and headers[head].shared == headers[embedding].shared
+    if said is True and not one:
+        findings.warn("tied-head-conflict", f"{folder / 'config.json'} ties the head to the embedding, yet {head} is "
+                      "saved apart: loaders differ in which they take", "run `lingraft inspect --fingerprint`, or set "
+                      "tie_word_embeddings to what was trained", folder / "config.json", head)
+    return bool(said) if said is not None else one
+
+
+def config_of(folder: Path, findings: Findings, name: str = "config.json") -> dict[str, Any] | None:
+    """Read a folder's config, or None where there is none; an unreadable one is a `corrupt-file`."""
+    if not (folder / name).is_file():
+        return None
+    try:
+        return read_json(folder / name)
+    except Refusal as refusal:
+        findings.absorb(refusal)
+        return None
+
+
+def look_at_meta(path: Path, read: Read, findings: Findings) -> Facts:
+    """Look at Meta's consolidated.NN.pth, cut into shards along one dimension of every matrix."""
+    folder = path if path.is_dir() else path.parent
+    files = {int(m[1]): folder / n for n in names_in(folder) if (m := META.fullmatch(n))}
+    parts = [read(file) for _, file in sorted(files.items())]
+    params = config_of(folder, findings, "params.json")
+    if params is None:
+        findings.problem("config-mismatch", f"{folder} has no readable params.json: heads and layers cannot be told",
+                         "copy it from the model's source", folder / "params.json")
+    needed = max([_meta_shards(params or {}, parts), *(number + 1 for number in files)])
+    missing = [f"consolidated.{i:02d}.pth" for i in range(needed) if i not in files]
+    if missing:
+        findings.problem("missing-shard", f"{folder}: the matrices are cut into {needed} shards; {len(missing)} are "
+                         f"missing: {', '.join(missing)}", "download the missing shards", folder / missing[0])
+    counted = [count({n: h for n, h in part.items() if len(h.shape) > 1 or i == 0}) for i, part in enumerate(parts)]
+    dtypes: Counter[str] = Counter()
+    for item in counted:
+        dtypes.update(item.dtypes)
+    rows = _meta_rows(parts)
+    tokenizer = next((t for t in (tokenizer_of(folder, findings), tokenizer_of(folder.parent, Findings())) if t), None)
+    if tokenizer and rows and not missing:
+        check_tokenizer(tokenizer.file, tokenizer.size, rows, "tok_embeddings.weight", findings)
+    return Facts(
+        tensors=len(parts[0]) if parts else 0, parameters=sum(c.parameters for c in counted), dtypes=dict(dtypes),
+        architecture="LlamaForCausalLM", vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
+        tied=bool(parts) and "output.weight" not in parts[0],
+    )
+
+
+def _meta_shards(params: Mapping[str, Any], parts: Iterable[Mapping[str, Header]]) -> int:
+    """Return how many shards there must be: wo is (dim, dim / shards)."""
+    dim = params.get("dim")
+    for part in parts:
+        name = "layers.0.attention.wo.weight"
+        if isinstance(dim, int) and name in part and len(part[name].shape) == 2 and part[name].shape[1]:
+            return max(1, round(dim / part[name].shape[1]))
+    return 0
+
+
+def _meta_rows(parts: list[Mapping[str, Header]]) -> int | None:
+    """Return the vocabulary: Llama 1 and 2 cut the embedding by columns, Llama 3 by rows; the head is cut by rows."""
+    heads = [part["output.weight"].shape[0] for part in parts if "output.weight" in part]
+    if heads:
+        return sum(heads)
+    return next((part["tok_embeddings.weight"].shape[0] for part in parts if "tok_embeddings.weight" in part), None)
+
+
+def look_at_gguf(path: Path, read: Read, findings: Findings) -> Facts:
+    """Look at a GGUF file, or a folder of them (the largest stands for the model)."""
+    from lingraft.weights.gguf_header import read_header
+
+    files = [path] if path.is_file() else sorted(path.glob("*.gguf"), key=lambda f: -f.stat().st_size)
+    _gguf_parts(files, findings)
+    headers = {name: item for item_file in _same_model(files) for name, item in read(item_file).items()}
+    try:
+        metadata = read_header(files[0]).metadata
+    except Refusal:
+        return count(headers)  # told by read already
+    for file in files[1:]:
+        read(file)
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    size = len(tokens) if isinstance(tokens, list) else None
+    rows = headers["token_embd.weight"].shape[0] if "token_embd.weight" in headers else None
+    if size is not None and rows is not None:
+        check_tokenizer(files[0], size, rows, "token_embd.weight", findings)
+    name = metadata.get("general.architecture")
+    vocab = metadata.get(f"{name}.vocab_size", rows)
+    return replace(count(headers), architecture=str(name) if name else None, vocab_size=vocab, tokenizer_size=size,
+                   tied=None if rows is None else "output.weight" not in headers)
+
+
+def _same_model(files: list[Path]) -> list[Path]:
+    """Return the first file, and with it the other parts of a split GGUF."""
+    found = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.gguf", files[0].name)
+    if not found:
+        return files[:1]
+    whole = sorted(files[0].parent.glob(f"{found[1]}-*-of-{found[2]}.gguf"))
+    return [files[0], *(file for file in whole if file != files[0])]
+
+
+def _gguf_parts(files: list[Path], findings: Findings) -> None:
+    for file in files:
+        if found := re.fullmatch(r"(.+)-\d{5}-of-(\d{5})\.gguf", file.name):
+            names = [f"{found[1]}-{i:05d}-of-{found[2]}.gguf" for i in range(1, int(found[2]) + 1)]
+            lost = [name for name in names if not (file.parent / name).is_file()]
+            if lost:
+                findings.problem("missing-shard", f"{file.parent}: {len(lost)} of {len(names)} parts are missing: "
+                                 f"{', '.join(lost)}", "download the missing parts", file.parent / lost[0])
+
+
+def look_at_llama2c(path: Path, _: Read, findings: Findings) -> Facts:
+    """Look at a llama2.c .bin (v0, v1, v2)."""
+    file = path if path.is_file() else next(f for f in sorted(path.glob("*.bin")) if is_llama2c(f))
+    found = of_llama2c(file)
+    assert found is not None  # the kind was told by it
+    size = file.stat().st_size
+    if size < found.nbytes:
+        findings.problem("truncated-file", f"{file} has {size:,} of {found.nbytes:,} bytes: {found.nbytes - size:,} "
+                         "are missing", "download the file again", file)
+    dtypes = {"Q8_0" if found.version == 2 else "F32": found.parameters}
+    return Facts(found.layers * 9 + 2 + (not found.tied), found.parameters, dtypes, "LlamaForCausalLM", found.vocab,
+                 None, found.tied)
+
+
+def look_at_state_dict(path: Path, read: Read, findings: Findings) -> Facts:
+    """Look at one weight file, or at a folder of weight files that no config describes."""
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".safetensors", *PICKLES))
+    headers = {name: item for file in files for name, item in read(file).items()}
+    note_empty(path, headers, findings)
+    name, head = embedding_of(headers), head_of(headers)
+    rows = headers[name].shape[0] if name and headers[name].shape else None
+    tokenizer = tokenizer_of(path, findings) if path.is_dir() else None
+    if tokenizer and name and rows is not None:
+        check_tokenizer(tokenizer.file, tokenizer.size, rows, name, findings)
+    return replace(count(headers), vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
+                   tied=None if name is None else head is None)
+
+
+def look_at_tokenizer(path: Path, _: Read, findings: Findings) -> Facts:
+    """Look at a tokenizer file or a folder with nothing else."""
+    try:
+        found = tokenizer_of(path, findings) if path.is_dir() else None
+        size = size_of_file(path) if path.is_file() else found.size if found else None
+    except Refusal as refusal:
+        findings.absorb(refusal)
+        size = None
+    return Facts(tokenizer_size=size, vocab_size=size)
+
+
+def look_at_unknown(path: Path, _: Read, findings: Findings) -> Facts:
+    """Say that a path is nothing known; a pointer or an empty file says why."""
+    try:
+        if path.is_file():
+            refuse_pointer(path)
+    except Refusal as refusal:
+        findings.absorb(refusal)
+        return Facts()
+    what = "is empty" if path.is_file() and path.stat().st_size == 0 else "holds no weights, adapter or tokenizer"
+    known = ", ".join((*TOKENIZER_FILES[:2], "*.safetensors", "*.bin", "*.gguf", "adapter_config.json"))
+    if not (path.is_dir() and has_model(names_in(path))):
+        findings.problem("unknown-format", f"{path} {what} that lingraft knows", f"give a path with {known}", path)
+    return Facts()
