@@ -30,7 +30,7 @@ def is_buffer(name: str) -> bool:
 def raw_bytes(tensor: Tensor) -> memoryview:
     """Return the little-endian contiguous bytes of a tensor, without a copy where it is contiguous already."""
     flat = tensor.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def digest(weights: Weights, name: str) -> str:
