@@ -1,0 +1,78 @@
+"""Bare weights: one .safetensors, .bin, .pt or .pth file, or a folder with such files and nothing that tells more.
+
+Names in a trainer's or Meta's spelling come out as Hugging Face's (`names`); there is a config only where a
+config.json lies beside the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lingraft.problems import Findings, Refusal, refuse
+from lingraft.weights import names, pickles, safetensors
+from lingraft.weights.hf import read_config, side_files
+from lingraft.weights.rotary import hf_from_pairs, reordered
+from lingraft.weights.tensors import Checkpoint, Entry, Lazy
+
+NAME = "state_dict"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+STATE = ("optimizer", "scheduler", "training_args", "rng_state", "trainer_state", "scaler")  # a trainer's, no weights
+
+
+def knows(path: Path) -> bool:
+    """Tell whether a path is a weight file, or a folder with weight files."""
+    return bool(_files(path))
+
+
+def read(path: Path) -> Checkpoint:
+    """Open a file, or all the weight files of a folder, lazily.
+
+    Errors: those of the containers, `corrupt-file` where two files hold a tensor of the same name, and
+    `unknown-format` for Meta's names without the number of heads.
+    """
+    findings, entries = Findings(), dict[str, Entry]()
+    for file in _files(path):
+        try:
+            found = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
+            if twice := sorted(entries.keys() & found.entries.keys()):
+                refuse("corrupt-file", f"{file} holds {twice[0]}, which another file of {path} holds, too",
+                       "name the file that you mean, not the folder", file, twice[0])  # fmt: skip
+            entries.update(found.entries)
+        except Refusal as refusal:
+            findings.absorb(refusal)
+    findings.settle()
+    folder = path if path.is_dir() else path.parent
+    config = read_config(folder)
+    return Checkpoint(path, NAME, Lazy(_in_hf_layout(path, entries, config)), config, side_files(folder))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix == ".safetensors" or _is_pickle(path) else []
+    if not path.is_dir():
+        return []
+    files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith((".", *STATE))]
+    return [f for f in files if f.suffix == ".safetensors"] or [f for f in files if _is_pickle(f)]
+
+
+def _is_pickle(path: Path) -> bool:
+    if path.suffix not in PICKLES:
+        return False
+    with path.open("rb") as file:
+        first = file.read(16)
+    return first.startswith((b"PK", b"\x80", b"version https:")) or not first
+
+
+def _in_hf_layout(path: Path, entries: Mapping[str, Entry], config: Mapping[str, object]) -> dict[str, Entry]:
+    plain = names.without_wrappers(entries)
+    found = names.to_hf(plain)
+    if not names.is_meta(plain):
+        return found
+    heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if not isinstance(heads, int):
+        refuse("unknown-format", f"{path} has Meta's names, and nothing tells the number of heads that they are cut by",
+               "put params.json beside consolidated.00.pth, or run `lingraft adopt`", path)  # fmt: skip
+    count = {"q_proj": heads, "k_proj": kv if isinstance(kv, int) else heads}
+    return {name: reordered(entry, hf_from_pairs(entry.shape[0], count[name.split(".")[-2]]))
+            if name.split(".")[-2] in count else entry for name, entry in found.items()}  # fmt: skip
