@@ -22,7 +22,7 @@ Pairs = list[tuple[float, float]]
 def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int = 42) -> dict[str, Any]:
     """Return how much ``other`` differs from ``reference`` in bits per character, with a 95 % interval.
 
-    ``low`` and ``high`` are None where one unit alone leaves nothing to draw from; ``clear`` says that the
+    ``low`` and ``high`` are None where one unit alone leaves nothing to draw from; ``significant`` says that the
     interval leaves zero out.
     """
     by_block = len(reference) < FEW
@@ -33,7 +33,7 @@ def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int =
         "difference": after - before,
         "relative": after / before - 1 if before else None,
         "low": low, "high": high, "confidence": 0.95,
-        "clear": low is not None and high is not None and (low > 0 or high < 0),
+        "significant": low is not None and high is not None and (low > 0 or high < 0),
         "unit": f"block of {BLOCK} characters" if by_block else "document", "units": len(a),
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 NOTHING = Markup('<span class="none">–</span>')
+GAP = "\u00a0"  # a figure and its unit stay on one line
 Show = Callable[[float], str]
 
 
@@ -43,10 +44,10 @@ def shower(kind: str) -> Show:
     """Return how a kind of figure is written: see the table, or a number of decimals."""
     if kind.isdigit():
         return lambda value: f"{value:.{int(kind)}f}"
-    return {"count": lambda v: f"{v:,.0f}", "percent": lambda v: f"{v * 100:.1f} %", "seconds": seconds,
+    return {"count": lambda v: f"{v:,.0f}", "percent": lambda v: f"{v * 100:.1f}{GAP}%", "seconds": seconds,
             "bytes": size, "small": lambda v: f"{v:.2g}",
             "sign3": lambda v: _signed(f"{v:+.3f}"),
-            "change": lambda v: _signed(f"{v * 100:+.1f} %")}[kind]  # fmt: skip
+            "change": lambda v: _signed(f"{v * 100:+.1f}{GAP}%")}[kind]  # fmt: skip
 
 
 def figure(facts: Mapping[str, Any], key: str, kind: str = "3") -> Markup:
@@ -76,17 +77,17 @@ def _signed(text: str) -> str:
 def seconds(value: float) -> str:
     """Write a time as people say it."""
     if value < 60:
-        return f"{value:.1f} s"
+        return f"{value:.1f}{GAP}s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes}{GAP}min {rest}{GAP}s" if minutes < 60 else f"{minutes // 60}{GAP}h {minutes % 60}{GAP}min"
 
 
 def size(value: float) -> str:
     """Write a number of bytes in decimal units."""
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= factor:
-            return f"{value / factor:.1f} {unit}"
-    return f"{value:.0f} B"
+            return f"{value / factor:.1f}{GAP}{unit}"
+    return f"{value:.0f}{GAP}B"
 
 
 def finite(value: Any) -> Any:

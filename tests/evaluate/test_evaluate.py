@@ -37,7 +37,7 @@ def test_the_answer_has_the_fields_of_the_contract(model_dir: Path, text: Path) 
 
 def test_a_model_does_not_differ_from_itself(model_dir: Path, text: Path) -> None:
     (found,) = run(model_dir, model_dir, text=text)["differences"]
-    assert (found["difference"], found["low"], found["high"], found["clear"]) == (0, 0, 0, False)
+    assert (found["difference"], found["low"], found["high"], found["significant"]) == (0, 0, 0, False)
 
 
 def test_the_interval_holds_the_difference_and_says_its_unit(model_dir: Path, other_dir: Path, text: Path) -> None:
