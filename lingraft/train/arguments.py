@@ -1,0 +1,82 @@
+"""The Trainer's arguments: what techniques chose, what the recipe says, and what a resumable run needs.
+
+No second copy of transformers' settings: ``trainer:`` goes to TrainingArguments as it is. Only defaults that a
+person would have to look up are filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from lingraft.problems import refuse
+from lingraft.train.stage import Examples, Stage
+
+_STEP_TOKENS = 2048  # tokens an update sees, unless the recipe gives batch sizes
+_BATCH_TOKENS = 1024  # tokens computed at once on a CPU: beyond this memory grows and speed does not
+_EPOCHS_WITH_MINUTES = 4  # a small corpus is not repeated more often than this to fill the time
+
+
+def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[str, Any]:
+    """Return the arguments for TrainingArguments but ``max_steps``, with defaults under what was chosen."""
+    given = dict(chosen)
+    for precision in ("bf16", "fp16"):
+        given.pop(precision, None)
+    if "warmup_ratio" in given:  # transformers 5 reads a ratio out of warmup_steps
+        given["warmup_steps"] = float(given.pop("warmup_ratio"))
+    length = stage.block.length
+    blocks = max(1, _BATCH_TOKENS // length)
+    defaults: dict[str, Any] = {
+        "per_device_train_batch_size": blocks,
+        "gradient_accumulation_steps": max(1, _STEP_TOKENS // (blocks * length)),
+        "num_train_epochs": _EPOCHS_WITH_MINUTES if stage.block.minutes else 1,
+        "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "logging_steps": 1, "report_to": "none",
+        "per_device_eval_batch_size": 1, "save_total_limit": 2, "save_strategy": "no",
+    }  # fmt: skip
+    if examples.validation is not None:
+        defaults |= {"eval_strategy": "steps", "eval_steps": 0.2, "prediction_loss_only": True}
+    arguments = {**defaults, **given}
+    if arguments.get("load_best_model_at_end"):
+        arguments |= {"save_strategy": arguments["eval_strategy"], "save_steps": arguments.get("eval_steps", 500)}
+    fixed = {
+        "output_dir": str(stage.work / "checkpoints"), "seed": stage.seed, "remove_unused_columns": False,
+        "label_names": ["labels"], "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
+        "dataloader_pin_memory": torch.cuda.is_available(), "logging_nan_inf_filter": False,
+        "label_smoothing_factor": 0.0,  # the loss is ours, and so is its smoothing
+    }  # fmt: skip
+    return {**arguments, **fixed}
+
+
+def finish(arguments: Mapping[str, Any], max_steps: int | None, name: str) -> TrainingArguments:
+    """Build TrainingArguments. Error: `recipe-invalid` with transformers' own words."""
+    steps = {} if max_steps is None else {"max_steps": max_steps}
+    try:
+        return TrainingArguments(**{**arguments, **steps})
+    except (ValueError, TypeError, ImportError) as error:
+        refuse("recipe-invalid", f"{name}.trainer: {str(error).splitlines()[0]}", f"mend {name}.trainer")
+
+
+def smoothing_of(chosen: Mapping[str, Any]) -> float:
+    """Return the recipe's label smoothing."""
+    return float(chosen.get("label_smoothing_factor", 0.0))
+
+
+def type_of(chosen: Mapping[str, Any]) -> torch.dtype | None:
+    """Return the compute type that the recipe orders, or None where it is to be measured."""
+    if "bf16" in chosen:
+        return torch.bfloat16 if chosen["bf16"] else torch.float32
+    return torch.float16 if chosen.get("fp16") else None
+
+
+def keeps_own_pace(arguments: Mapping[str, Any]) -> bool:
+    """Tell whether the Trainer's own strategy decides when to save."""
+    return str(arguments["save_strategy"]) != "no"
+
+
+def log_path(stage: Stage) -> Path:
+    """Return where a stage's log rows go."""
+    return stage.work / "log.jsonl"

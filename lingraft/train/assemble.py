@@ -1,0 +1,128 @@
+"""Put together what a stage trains: the base, the adapters live below, and the stage's techniques on top.
+
+On a CPU earlier adapters are added to the base in float32, which is as exact as keeping them live; the result is
+never written anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lingraft.models import attach, require_causal
+from lingraft.problems import refuse
+from lingraft.train.stage import Stage
+from lingraft.train.techniques import Setting, Technique, Tuning
+
+Loader = Callable[[Any, Path], Any]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The model with its techniques applied (a PeftModel, or a bare model trained in full) and the Trainer's tuning."""
+
+    model: Any
+    tuning: Tuning
+
+
+def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Loader | None = None) -> Assembled:
+    """Load the base in float32, add the adapters below, and let each technique change model and Trainer in turn.
+
+    Errors: `config-mismatch` where the base is no causal language model, `recipe-invalid` from techniques.
+    """
+    techniques: Sequence[Technique] = stage.block.techniques
+    config = _config(stage.base)
+    for technique in techniques:
+        config = technique.on_config(config)
+    model = (load or _causal)(config, stage.base)
+    for adapter in stage.adapters:
+        model = attach(model, adapter)
+    model.requires_grad_(False)
+    setting = Setting(stage.base, tokenizer, new_rows(stage.base))
+    if stage.block.continue_ is not None:
+        model = _continued(model, stage.block.continue_)
+    tuning = Tuning()
+    for technique in techniques:
+        if stage.block.continue_ is None or not hasattr(technique, "targets"):
+            model = technique.on_model(model, setting)
+        tuning = technique.on_trainer(tuning)
+    if not any(p.requires_grad for p in model.parameters()):
+        refuse("recipe-invalid", f"{stage.name}.techniques: nothing would be trained",
+               "add a technique that trains something: lora, full, …")  # fmt: skip
+    return Assembled(model, tuning)
+
+
+def to_compute_type(model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold frozen parameters in the type that is multiplied in; trained ones keep float32 as master weights."""
+    if dtype == torch.float32:
+        return
+    for parameter in model.parameters():
+        if not parameter.requires_grad and parameter.dtype == torch.float32:
+            parameter.data = parameter.data.to(dtype)
+
+
+def new_rows(base: Path) -> range | None:
+    """Return the rows that a vocabulary stage added to this base, by its manifest.json; None without one."""
+    manifest = base / "manifest.json"
+    if not manifest.is_file():
+        return None
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8"))
+        result = value.get("result", value)
+        return range(int(result["old_size"]), int(result["new_size"]))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def rates_of(model: nn.Module, tuning: Tuning) -> dict[str, float]:
+    """Return each trained parameter's multiple of the learning rate."""
+    return {name: next((rate for pattern, rate in tuning.rates if re.search(pattern, name)), 1.0)
+            for name, parameter in model.named_parameters() if parameter.requires_grad}  # fmt: skip
+
+
+def with_recipe(tuning: Tuning, trainer: dict[str, Any]) -> Tuning:
+    """Lay the recipe's own ``trainer:`` settings over what the techniques chose."""
+    return replace(tuning, arguments={**tuning.arguments, **trainer})
+
+
+def _config(base: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(base)
+    except (ValueError, OSError, KeyError) as error:
+        refuse("config-mismatch", f"{base / 'config.json'} is refused by transformers: {str(error).splitlines()[0]}",
+               "restore it from its source, or run `lingraft adopt`", base)  # fmt: skip
+
+
+def _causal(config: Any, base: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    require_causal(base)
+    try:
+        return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        refuse("config-mismatch", f"{base} cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
+               "run `lingraft inspect` on it", base)  # fmt: skip
+
+
+def _continued(model: Any, adapter: str) -> Any:
+    """Load an adapter to go on training it. Error: `base-mismatch`."""
+    from peft import PeftModel
+
+    from lingraft.models import locate
+
+    path = locate(adapter)
+    try:
+        return PeftModel.from_pretrained(model, path, is_trainable=True)
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        refuse("base-mismatch", f"continue: {path} does not fit this base: {str(error).splitlines()[0]}",
+               "name an adapter that was trained on this base", path)  # fmt: skip

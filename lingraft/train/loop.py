@@ -1,0 +1,168 @@
+"""THE training loop: transformers' Trainer, fed with packed texts, resumable to the bit, checked after it saves.
+
+Every stage comes through here with its examples ready; what is trained is up to the techniques.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, set_seed
+
+from lingraft.models import fastest_dtype
+from lingraft.output import output_directory
+from lingraft.progress import track
+from lingraft.train import arguments as arguments_of
+from lingraft.train import pace
+from lingraft.train.assemble import Assembled, assemble, rates_of, to_compute_type, with_recipe
+from lingraft.train.checkpoints import LingraftTrainer, latest, state_of
+from lingraft.train.linear import speed_up
+from lingraft.train.saving import save
+from lingraft.train.stage import Examples, Stage
+from lingraft.train.supervised import Supervised
+from lingraft.train.watch import Watch, read_log, trim_log
+
+_SAVE_SECONDS = 30.0  # work lost at most when a short run (`minutes`) is killed
+_SAVE_SECONDS_LONG = 300.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A trainer ready to go, and what it was decided to do."""
+
+    trainer: LingraftTrainer
+    model: Any
+    tokens_per_step: float
+
+
+def train(stage: Stage, examples: Examples) -> dict[str, Any]:
+    """Train a stage to its end, from its last checkpoint where there is one, and write its output.
+
+    Returns {"adapter", "steps", "tokens", "supervised_tokens", "loss_first", "loss_last", "seconds",
+    "tokens_per_second", "dtype", "data", "log"}. Errors: `recipe-invalid`, `training-diverged`,
+    `checkpoint-damaged`, and what saving and techniques refuse.
+    """
+    started = time.monotonic()
+    quiet()
+    stage.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = latest(stage.work / "checkpoints", stage.findings)
+    done = 0 if checkpoint is None else state_of(checkpoint).global_step
+    trim_log(arguments_of.log_path(stage), done)
+    with prepared(stage, examples, started) as ready:
+        trainer = ready.trainer
+        begun = time.monotonic()
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trained = time.monotonic() - begun
+        with output_directory(stage.out, overwrite=True) as folder:
+            save(ready.model, stage, examples, folder, None)
+    steps = trainer.state.global_step
+    return {
+        "adapter": str(stage.out),
+        "steps": steps,
+        "tokens": round(steps * ready.tokens_per_step),
+        "supervised_tokens": examples.train.stats["supervised_tokens"],
+        **_losses(read_log(arguments_of.log_path(stage))),
+        "seconds": round(time.monotonic() - started, 2),
+        "tokens_per_second": round((steps - done) * ready.tokens_per_step / max(trained, 1e-9), 1),
+        "dtype": str(trainer.model.dtype).removeprefix("torch."),
+        "data": examples.train.stats,
+        "log": read_log(arguments_of.log_path(stage)),
+    }
+
+
+@contextmanager
+def prepared(stage: Stage, examples: Examples, started: float) -> Any:
+    """Yield a Trainer for the stage, inside its progress bar."""
+    set_seed(stage.seed)
+    assembled = assemble(stage, examples.tokenizer)
+    tuning = with_recipe(assembled.tuning, stage.block.trainer)
+    known = pace.recall(stage.work)
+    dtype = getattr(torch, known.dtype) if known else arguments_of.type_of(tuning.arguments) or fastest_dtype()
+    model = wrap(assembled, dtype, arguments_of.smoothing_of(tuning.arguments))
+    chosen = arguments_of.build(stage, tuning.arguments, examples)
+    per_step = tokens_per_step(chosen, examples)
+    decision = known or decide(stage, chosen, examples, model, started)
+    pace.remember(stage.work, decision)
+    final = arguments_of.finish(chosen, decision.max_steps, stage.name)
+    total = per_step * (decision.max_steps or total_steps(chosen, examples))
+    every = float("inf") if arguments_of.keeps_own_pace(chosen) else (
+        _SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)  # fmt: skip
+    with track(stage.name, total, "tokens") as advance:
+        watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
+        trainer = LingraftTrainer(
+            model=model, args=final, train_dataset=examples.train, eval_dataset=examples.validation,
+            data_collator=collate, callbacks=[watch, *assembled.tuning.callbacks],
+            rates=rates_of(assembled.model, assembled.tuning),
+            describe=lambda batch: _beginning(batch, examples),
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        yield Prepared(trainer, assembled.model, per_step)
+
+
+def wrap(assembled: Assembled, dtype: torch.dtype, smoothing: float) -> Supervised:
+    """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
+    to_compute_type(assembled.model, dtype)
+    speed_up(assembled.model)
+    return Supervised(assembled.model, dtype, smoothing)
+
+
+def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Supervised,
+           started: float) -> pace.Decision:  # fmt: skip
+    """Take the decisions of a first start: with ``minutes``, measure a real step and count how many fit."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    if stage.block.minutes is None:
+        return pace.Decision(dtype)
+    micro, steps = chosen["per_device_train_batch_size"], chosen["gradient_accumulation_steps"]
+    size = len(examples.train)
+    batches = [collate([examples.train[(n * micro + i) % size] for i in range(micro)]) for n in range(min(steps, 2))]
+    seconds = pace.seconds_of(lambda: pace.forward_and_backward(model, batches)) * steps / len(batches)
+    fit = pace.steps_that_fit(stage.block.minutes, time.monotonic() - started, seconds)
+    return pace.Decision(dtype, min(fit, total_steps(chosen, examples)), round(seconds, 4))
+
+
+def collate(items: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Lay blocks back to back in one row: [1, tokens] each, nothing padded; positions keep the texts apart."""
+    return {key: torch.tensor([[x for item in items for x in item[key]]]) for key in items[0]}
+
+
+def tokens_per_step(chosen: Mapping[str, Any], examples: Examples) -> float:
+    """Return how many tokens an update sees on average."""
+    blocks = chosen["per_device_train_batch_size"] * chosen["gradient_accumulation_steps"]
+    return float(examples.train.stats["tokens"] / len(examples.train) * min(blocks, len(examples.train)))
+
+
+def total_steps(chosen: Mapping[str, Any], examples: Examples) -> int:
+    """Return how many updates the epochs come to."""
+    if chosen.get("max_steps", -1) > 0:
+        return int(chosen["max_steps"])
+    batches = -(-len(examples.train) // chosen["per_device_train_batch_size"])
+    per_epoch = -(-batches // chosen["gradient_accumulation_steps"])
+    return max(1, int(-(-per_epoch * chosen["num_train_epochs"] // 1)))
+
+
+def quiet() -> None:
+    """Silence what users can do nothing about: progress bars and notices of the libraries below."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch|transformers|accelerate")
+
+
+def _losses(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    losses = [row["loss"] for row in log if "loss" in row]
+    return {"loss_first": losses[0] if losses else None, "loss_last": losses[-1] if losses else None}
+
+
+def _beginning(batch: Mapping[str, torch.Tensor], examples: Examples) -> str:
+    text = str(examples.tokenizer.decode(batch["input_ids"][0, :40].tolist()))
+    return repr(text[:80])
+
+

@@ -1,0 +1,105 @@
+"""Write what a stage has trained, reopen it, and only then call it done.
+
+Adapters of a few hundred bytes have been written by every way of saving that was never read back: shapes of zero
+after ZeRO-3, patched state dicts, embeddings left out. So each tensor is looked at again in the file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from blake3 import blake3
+from safetensors import safe_open
+
+from lingraft.data.templates import save_beside
+from lingraft.merge.lineage import Lineage, Link, adapter_fingerprint, write_lineage
+from lingraft.problems import Findings
+from lingraft.train.stage import Examples, Stage
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "spiece.model",
+)  # fmt: skip
+ADAPTER = "adapter_model.safetensors"
+
+
+def save(model: Any, stage: Stage, examples: Examples, folder: Path, quantisation: Mapping[str, Any] | None) -> None:
+    """Write adapter or model, tokenizer and lineage into ``folder``, and check them. Errors: see `check_adapter`."""
+    from peft import PeftModel, get_peft_model_state_dict
+
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = str(stage.base)
+        # 'auto' would add the whole embedding, or not, depending on what the Hub says of the base.
+        model.save_pretrained(folder, save_embedding_layers=False)
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        check_adapter(folder, {name: tuple(t.shape) for name, t in expected.items()})
+        write_lineage(folder, lineage(stage, quantisation))
+    else:
+        model.save_pretrained(folder)
+    copy_tokenizer(stage.base, folder)
+    if examples.template is not None:
+        save_beside(examples.template, examples.tokenizer, folder)
+
+
+def check_adapter(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Reopen a saved adapter and hold it against the tensors that should be in it.
+
+    Errors: `missing-adapter-tensors`, `empty-tensor`, `non-finite`, `untrained-adapter`.
+    """
+    findings = Findings()
+    path = folder / ADAPTER
+    ups: list[bool] = []
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        for name, shape in expected.items():
+            if name not in names or tuple(file.get_slice(name).get_shape()) != shape:
+                findings.problem("missing-adapter-tensors", f"{path}: {name} was not saved whole",
+                                 "report this: what was trained is not what was written", path, name)  # fmt: skip
+                continue
+            value = file.get_tensor(name)
+            if not value.numel():
+                findings.problem("empty-tensor", f"{path}: {name} is empty", "report this", path, name)
+            elif not torch.isfinite(value).all():
+                findings.problem("non-finite", f"{path}: {name} holds NaN or Inf",
+                                 "lower trainer.learning_rate and train again", path, name)  # fmt: skip
+            if "lora_B" in name:
+                ups.append(bool(value.any()))
+    if ups and not any(ups):
+        findings.problem("untrained-adapter", f"{path}: every lora_B is zero", "train for more steps", path)
+    findings.settle()
+
+
+def copy_tokenizer(base: Path, folder: Path) -> None:
+    """Copy the base's tokenizer files byte for byte."""
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, folder / name)
+
+
+def tokenizer_digest(base: Path) -> str:
+    """Digest the files of a tokenizer by name and content."""
+    hasher = blake3()
+    for name in TOKENIZER_FILES:
+        if (base / name).is_file():
+            hasher.update(f"{name}\t{blake3((base / name).read_bytes()).hexdigest()}\n".encode())
+    return str(hasher.hexdigest())
+
+
+def lineage(stage: Stage, quantisation: Mapping[str, Any] | None) -> Lineage:
+    """Return what the new adapter was trained on."""
+    from lingraft.weights.fingerprint import fingerprint
+    from lingraft.weights.formats import open_checkpoint
+
+    return Lineage(
+        base=fingerprint(open_checkpoint(stage.base).tensors),
+        base_path=str(stage.base.resolve()),
+        adapters=tuple(Link(adapter_fingerprint(a), str(a.resolve())) for a in stage.adapters),
+        quantisation=quantisation,
+        tokenizer=tokenizer_digest(stage.base),
+        recipe=stage.recipe,
+    )

@@ -1,0 +1,38 @@
+"""Instruction tuning with the loss on answers only: ``lingraft sft RECIPE``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lingraft.data.conversations import conversations
+from lingraft.data.pack import pack, segments_of
+from lingraft.data.templates import resolve
+from lingraft.models import load_tokenizer
+from lingraft.recipe import Sft
+from lingraft.train.loop import train
+from lingraft.train.sources import gather
+from lingraft.train.stage import Examples, Stage
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    """Train on the answers of the stage's conversations; return what `loop.train` returns."""
+    return train(stage, prepare(stage, load_tokenizer(stage.base)))
+
+
+def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
+    """Read, render and pack the stage's conversations.
+
+    Errors: `not-found`, `data-invalid` by file and line, `nothing-supervised`, and those of the template.
+    """
+    block = stage.block
+    assert isinstance(block, Sft)
+    template = resolve(block.template, tokenizer)
+    found = gather(block, stage.seed, lambda paths: conversations(paths, stage.findings),
+                   lambda items: segments_of(items, tokenizer, template, block.length, block.turns,
+                                             stage.findings))  # fmt: skip
+    validation = None
+    if found.validation is not None:
+        validation = pack(found.validation, tokenizer, block.length, found.validation_rows)
+    return Examples(pack(found.train, tokenizer, block.length, found.rows), validation, tokenizer, template)

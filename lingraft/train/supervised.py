@@ -1,0 +1,153 @@
+"""The model as the Trainer sees it: packed tokens in, one loss out.
+
+Texts stay apart in attention, only supervised positions reach the head, and the loss is the mean over all supervised
+tokens of the step, however they are spread over batches. Whether the short way gives the model's own loss is not
+assumed but tried once, on a few tokens, before training; where it does not, transformers' own way is taken.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lingraft.train import attention
+from lingraft.train.head import Head, loss_sum, read_head
+
+IGNORED = -100
+
+
+class Supervised(nn.Module):
+    """Wrap a causal language model so that ``forward`` returns the mean loss over its supervised tokens."""
+
+    def __init__(self, model: Any, dtype: torch.dtype, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.smoothing = smoothing
+        causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.causal = [causal]  # in a list: the same modules must not be registered twice
+        self.short_head, self.own_attention = choose_ways(self)
+
+    @property
+    def config(self) -> Any:
+        """Return the model's config, which the Trainer asks for."""
+        return self.causal[0].config
+
+    def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor,
+                num_items_in_batch: Tensor | int | None = None, **_: Any) -> dict[str, Tensor]:  # fmt: skip
+        """Return {"loss"}: input_ids, labels, position_ids [1, tokens], positions restarting at each text.
+
+        The sum over supervised tokens is divided by ``num_items_in_batch``, else by their number here.
+        """
+        where = (labels[0, 1:] != IGNORED).nonzero().flatten()
+        target = labels[0, 1:][where]
+        with torch.autocast(input_ids.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            total = self.loss_sum(input_ids, position_ids, where, target)
+        count = max(len(target), 1) if num_items_in_batch is None else num_items_in_batch
+        return {"loss": total / count}
+
+    def loss_sum(self, input_ids: Tensor, position_ids: Tensor, where: Tensor, target: Tensor) -> Tensor:
+        """Return the summed loss of predicting ``target`` [n] at positions ``where`` [n]."""
+        if not self.short_head:
+            logits = self.model(
+                input_ids=input_ids, position_ids=position_ids, logits_to_keep=where, use_cache=False
+            ).logits
+            return functional.cross_entropy(
+                logits[0].float(), target, reduction="sum", label_smoothing=self.smoothing
+            )
+        hidden = self.hidden(input_ids, position_ids)[0, where]
+        return loss_sum(hidden.to(self.dtype), target, self.head(), self.smoothing)
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return the last hidden states [1, tokens, width], before the head."""
+        causal = self.causal[0]
+        body = getattr(causal, causal.base_model_prefix)
+        states: Tensor = body(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        return states
+
+    def head(self) -> Head:
+        """Return the output head as tensors."""
+        found = read_head(self.causal[0].get_output_embeddings())
+        assert found is not None  # choose_ways has looked
+        return found
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding, which NEFTune's hook asks for."""
+        module: nn.Module = self.causal[0].get_input_embeddings()
+        return module
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+                                      **_: Any) -> None:  # fmt: skip
+        """Recompute activations in the backward pass."""
+        causal = self.causal[0]
+        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        causal.enable_input_require_grads()
+
+    def floating_point_ops(self, inputs: dict[str, Tensor], **_: Any) -> int:
+        """Return about how many operations a step takes: the Trainer keeps count."""
+        return 4 * int(inputs["input_ids"].numel()) * sum(p.numel() for p in self.parameters())
+
+
+def choose_ways(model: Supervised) -> tuple[bool, bool]:
+    """Try the short head and our attention on a few tokens; return which of them give the model's own numbers.
+
+    Error: `config-mismatch` where not even transformers' own attention keeps packed texts apart.
+    """
+    from lingraft.problems import refuse
+
+    causal = model.causal[0]
+    training = model.training
+    model.eval()
+    own = True
+    with torch.no_grad():
+        causal.set_attn_implementation(attention.register())
+        if not _apart(model):
+            own = False
+            causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
+            if not _apart(model):
+                refuse("config-mismatch", f"{type(causal).__name__} does not keep packed texts apart",
+                       "choose a decoder whose attention honours position_ids")  # fmt: skip
+        short = _same_loss(model)
+    model.train(training)
+    return short, own
+
+
+def _apart(model: Supervised) -> bool:
+    """Tell whether a text packed behind another has the hidden states that it has alone."""
+    a, b = _tokens(model, 0, 5), _tokens(model, 5, 4)
+    try:
+        with torch.autocast(a.device.type, model.dtype, enabled=model.dtype != torch.float32):
+            both = model.hidden(torch.cat([a, b], 1), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]], device=a.device))
+            alone = model.hidden(b, torch.arange(4, device=a.device)[None])
+    except (NotImplementedError, AttributeError, TypeError, KeyError):
+        return False
+    return _close(both[:, 5:], alone)
+
+
+def _same_loss(model: Supervised) -> bool:
+    """Tell whether the loss from hidden states is the loss from the model's own logits."""
+    if read_head(model.causal[0].get_output_embeddings()) is None:
+        return False
+    ids = _tokens(model, 0, 6)
+    positions = torch.arange(6, device=ids.device)[None]
+    with torch.autocast(ids.device.type, model.dtype, enabled=model.dtype != torch.float32):
+        hidden = model.hidden(ids, positions)[0, :-1]
+        ours = loss_sum(hidden.to(model.dtype), ids[0, 1:], model.head())
+        logits = model.model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, :-1]
+    return _close(ours, functional.cross_entropy(logits.float(), ids[0, 1:], reduction="sum"))
+
+
+def _tokens(model: Supervised, start: int, count: int) -> Tensor:
+    embedding: Any = model.get_input_embeddings()
+    weight = embedding.weight
+    step = max(1, weight.shape[0] // 16)
+    ids: Tensor = (torch.arange(start, start + count, device=weight.device)[None] * step + 3) % weight.shape[0]
+    return ids
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    error = (a.float() - b.float()).norm() / b.float().norm().clamp_min(1e-9)
+    return bool(error < (1e-4 if a.dtype == torch.float32 and b.dtype == torch.float32 else 3e-2))
