@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is not a problem code; known: {', '.join(CODES)}")
     findings = Findings(frozenset(allow))
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing GPU kernels at import
     # Libraries print to stdout now and then; with --json only the answer may stand there.
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:

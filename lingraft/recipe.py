@@ -303,7 +303,8 @@ def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, p
 
     from transformers import TrainingArguments
 
-    known = {field.name for field in fields(TrainingArguments)} - {"output_dir"}
+    # warmup_ratio left TrainingArguments in transformers 5, not the recipes that people have; the loop translates it.
+    known = {field.name for field in fields(TrainingArguments)} - {"output_dir"} | {"warmup_ratio"}
     for key in trainer:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
