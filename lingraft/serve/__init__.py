@@ -1,0 +1,1 @@
+"""Use a model: terminal chat, OpenAI-compatible server, web page."""

@@ -1,0 +1,207 @@
+"""`lingraft chat MODEL [--adapter A]… [--system TEXT]`: talk with a model in the terminal.
+
+Streams its answers and remembers the conversation. A line that ends in a backslash goes on in the next one, and
+so does everything between two lines of three quotation marks. Where stdin is no terminal, every line is a question
+and every answer is one line on stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from lingraft import models
+from lingraft.problems import Refusal
+from lingraft.serve.voice import MAX_NEW_TOKENS, Message, Voice, Voices, label
+
+HELP = """/system TEXT     set the system message (alone: remove it); the conversation begins anew
+/adapter         list base and adapters; /adapter N speaks with that one, /adapter PATH adds one on top
+/compare TEXT    ask every one of them the same, without the conversation so far
+/clear           forget the conversation
+/help  /quit     a line ending in \\ goes on in the next; so does text between lines of \"\"\""""
+FENCE = '"""'
+
+
+@dataclass
+class Talk:
+    """One conversation: with whom, under which system message, and what was said."""
+
+    voices: Voices
+    current: models.Stack
+    write: Callable[[str], None]  # what the model says
+    tell: Callable[[str], None]  # what the program says
+    system: str | None = None
+    said: list[Message] = field(default_factory=list)
+    most: int = MAX_NEW_TOKENS
+
+    def messages(self) -> list[Message]:
+        """Return the conversation as the model reads it."""
+        return [*([{"role": "system", "content": self.system}] if self.system else []), *self.said]
+
+    def ask(self, text: str) -> None:
+        """Put a question and stream the answer; an interrupted answer is remembered as far as it went."""
+        self.said.append({"role": "user", "content": text})
+        answer = self._stream(self.voices.get(self.current), self.messages())
+        self.said.append({"role": "assistant", "content": answer})
+
+    def _stream(self, voice: Voice, messages: Sequence[Message]) -> str:
+        heard = ""
+        pieces = voice.answer(messages, self.most)
+        try:
+            for piece in pieces:
+                heard += piece
+                self.write(piece)
+        except KeyboardInterrupt:
+            self.tell(" (stopped)")
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+        self.write("\n")
+        return heard.strip()
+
+
+def chat(model: str, base: str | None = None, adapters: Sequence[str] = (), system: str | None = None,
+         stdin: TextIO | None = None, stdout: TextIO | None = None, most: int = MAX_NEW_TOKENS) -> None:  # fmt: skip
+    """Talk until the input ends or /quit. Errors: `not-found`, `config-mismatch`, `tokenizer-mismatch`."""
+    source, sink = stdin or sys.stdin, stdout or sys.stdout
+    voices = Voices(models.stack(model, base, adapters))
+    terminal = source.isatty()
+    one_line = _one_line(sink)
+
+    def write(text: str) -> None:
+        sink.write(text)
+        sink.flush()
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    talk = Talk(voices, voices.stack, write if terminal else one_line, tell, system, most=most)
+    voice = voices.get(talk.current)
+    if not voice.has_template:
+        tell(f"{voice.label} has no chat template: it continues your text rather than answering it")
+    if terminal:
+        tell(f"{voice.label}. /help lists commands, /quit or Ctrl-D ends.")
+    for text in questions(lambda more: _read(source, terminal, more)):
+        if not turn(talk, text):
+            return
+
+
+def turn(talk: Talk, text: str) -> bool:
+    """Act on one input; return False where it ends the conversation."""
+    word, _, rest = text.strip().partition(" ")
+    if word in ("/quit", "/exit"):
+        return False
+    try:
+        if word in COMMANDS:
+            COMMANDS[word](talk, rest.strip())
+        elif word.startswith("/") and word[1:].isalpha():
+            talk.tell(f"{word} is no command; /help lists them")
+        elif text.strip():
+            talk.ask(text)
+    except Refusal as refusal:
+        for problem in refusal.problems:
+            talk.tell(f"{problem.code}: {problem.message}\n  {problem.remedy}")
+    return True
+
+
+def questions(read: Callable[[bool], str | None]) -> Iterator[str]:
+    """Yield one input after another, joining the lines of those that have several.
+
+    ``read(more)`` returns the next line without its newline, None at the end; ``more`` says that the line before
+    goes on.
+    """
+    while (line := read(False)) is not None:
+        if line.strip().startswith(FENCE):
+            yield _fenced(line.strip().removeprefix(FENCE), read)
+            continue
+        lines = [line]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            following = read(True)
+            if following is None:
+                break
+            lines.append(following)
+        yield "\n".join(lines)
+
+
+def _fenced(first: str, read: Callable[[bool], str | None]) -> str:
+    lines = [first] if first else []
+    if first.endswith(FENCE):
+        return first.removesuffix(FENCE)
+    while (line := read(True)) is not None and line.strip() != FENCE:
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _system(talk: Talk, text: str) -> None:
+    talk.system = text or None
+    talk.said.clear()
+    talk.tell("system message set" if text else "system message removed")
+
+
+def _adapter(talk: Talk, text: str) -> None:
+    if text.isdigit() and int(text) < len(talk.voices.stacks()):
+        talk.current = talk.voices.stacks()[int(text)]
+    elif text:
+        more = models.stack(text, str(talk.voices.stack.base))
+        known = talk.voices.stack.adapters
+        new = (adapter for adapter in more.adapters if adapter not in known)
+        talk.voices.stack = models.Stack(talk.voices.stack.base, (*known, *new))
+        talk.current = talk.voices.stack
+    if text:
+        talk.voices.get(talk.current)
+    for number, stack in enumerate(talk.voices.stacks()):
+        talk.tell(f"{'*' if stack == talk.current else ' '} {number}  {label(stack)}")
+
+
+def _compare(talk: Talk, text: str) -> None:
+    if not text:
+        talk.tell("write the question behind /compare")
+        return
+    if len(talk.voices.stacks()) == 1:
+        talk.tell("there is one model alone; add one with /adapter PATH or --adapter")
+    question: list[Message] = [{"role": "system", "content": talk.system}] if talk.system else []
+    for stack in talk.voices.stacks():
+        talk.tell(f"[{label(stack)}]")
+        talk._stream(talk.voices.get(stack), [*question, {"role": "user", "content": text}])
+
+
+def _clear(talk: Talk, _: str) -> None:
+    talk.said.clear()
+    talk.tell("forgotten")
+
+
+COMMANDS: dict[str, Callable[[Talk, str], None]] = {
+    "/help": lambda talk, _: talk.tell(HELP), "/system": _system, "/adapter": _adapter, "/compare": _compare,
+    "/clear": _clear,
+}  # fmt: skip
+
+
+def _read(source: TextIO, terminal: bool, more: bool) -> str | None:
+    if terminal and source is sys.stdin:
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (editing and recall of lines)
+        try:
+            return input("… " if more else "› ")
+        except EOFError:
+            return None
+    line = source.readline()
+    return line.rstrip("\r\n") if line else None
+
+
+def _one_line(sink: TextIO) -> Callable[[str], None]:
+    """Return a writer that keeps an answer on one line: inner newlines become spaces, the last one ends it."""
+    held: list[str] = []
+
+    def write(text: str) -> None:
+        if text == "\n":
+            sink.write(" ".join("".join(held).split()) + "\n")
+            sink.flush()
+            held.clear()
+        else:
+            held.append(text)
+
+    return write
