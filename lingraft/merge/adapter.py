@@ -13,16 +13,15 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from lingraft.merge.lineage import Lineage, open_adapter, read_lineage
+from lingraft.merge.lineage import Lineage, home, open_adapter, read_lineage
 from lingraft.merge.names import Part, parse
-from lingraft.problems import Findings, refuse
+from lingraft.problems import Findings
 from lingraft.weights.hf import read_json
-from lingraft.weights.tensors import Lazy
+from lingraft.weights.tensors import Entry, Lazy
 
 CONFIG = "adapter_config.json"
 KINDS = ("LORA", "IA3", "TRAINABLE_TOKENS")
-# LoraConfig fields that change what a forward pass computes, in ways that no fixed weight can hold (or that this
-# merger does not know): an adapter that sets one is refused by its name.
+# LoraConfig fields that change a forward pass in ways that no merged weight expresses, or that are not known here.
 UNSUPPORTED = ("alora_invocation_tokens", "use_qalora", "layer_replication", "use_bdlora", "arrow_config",
                "kasa_config", "monteclora_config", "velora_config", "megatron_config")  # fmt: skip
 
@@ -39,20 +38,25 @@ class Adapter:
 
     @property
     def kind(self) -> str:
+        """peft's name of the method: LORA, IA3, TRAINABLE_TOKENS."""
         return str(self.config.get("peft_type"))
 
-    def scale(self, module: str) -> float:
-        """Return lora_alpha / r (or / sqrt(r)) of one module, after rank_pattern and alpha_pattern."""
-        rank = self.rank(module)
-        alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
-        return float(alpha / sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
+    def entry(self, part: Part) -> Entry:
+        """Return the tensor of a part."""
+        return self.weights.entries[part.key]
 
     def rank(self, module: str) -> int:
         """Return the rank that the config promises for one module."""
         return int(self._pattern("rank_pattern", module, self.config.get("r", 8)))
 
+    def scale(self, module: str) -> float:
+        """Return lora_alpha / r (rsLoRA: / sqrt(r)) of one module, after rank_pattern and alpha_pattern."""
+        rank = self.rank(module)
+        alpha = self._pattern("alpha_pattern", module, self.config.get("lora_alpha", 8))
+        return float(alpha / sqrt(rank) if self.config.get("use_rslora") else alpha / rank)
+
     def _pattern(self, field: str, module: str, default: Any) -> Any:
-        # The first key that matches the end of the module's path wins, as in peft's get_pattern_key.
+        # The first key that matches the end of the module's path wins.
         for key, value in (self.config.get(field) or {}).items():
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
@@ -60,53 +64,60 @@ class Adapter:
 
 
 def read_adapter(path: Path, findings: Findings) -> Adapter:
-    """Read an adapter directory.
+    """Read an adapter directory (also a Trainer's checkpoint-N).
 
-    Errors: `not-found`, `corrupt-file`, `unsupported-adapter` (by its name), `unused-adapter-tensors` for keys
-    that mean nothing here.
+    Errors: `not-found`, `corrupt-file`. Problems: `unsupported-adapter` (by its name), `empty-tensor`,
+    `unused-adapter-tensors` for keys that mean nothing here.
     """
-    home = locate(path)
-    config = read_json(home / CONFIG)
-    weights = open_adapter(home)
-    _check_kind(home, config, findings)
-    parts, strange = [], []
-    for key in weights:
-        part = parse(key)
-        parts.append(part) if part else strange.append(key)
-    if strange and str(config.get("peft_type")) in KINDS:
-        findings.problem("unused-adapter-tensors", f"{home}: nothing is known about {_some(strange)}",
-                         "check how the adapter was saved; `lingraft inspect` lists its tensors", home, strange[0])
-    return Adapter(home, config, weights, tuple(parts), read_lineage(home))
+    folder = home(path)
+    config = read_json(folder / CONFIG)
+    weights = open_adapter(folder)
+    parts, strange = _parse_all(weights)
+    adapter = Adapter(folder, config, weights, tuple(parts), read_lineage(folder))
+    if _supported(adapter, findings):
+        _whole(adapter, strange, findings)
+    return adapter
 
 
-def locate(path: Path) -> Path:
-    """Return the directory that holds adapter_config.json: the path itself, or its only such subdirectory.
-
-    peft saves an adapter that is not called 'default' into a subdirectory of its name. Error: `not-found`.
-    """
-    if (path / CONFIG).is_file():
-        return path
-    below = sorted(file.parent for file in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
-    if len(below) == 1:
-        return below[0]
-    if below:
-        refuse("not-found", f"{path} holds {len(below)} adapters: {', '.join(p.name for p in below)}",
-               f"name one of them, e.g. {below[-1]}", path)  # fmt: skip
-    refuse("not-found", f"{path} holds no {CONFIG}", "give the directory that `save_pretrained` wrote", path)
+def _parse_all(weights: Lazy) -> tuple[list[Part], list[str]]:
+    first = [parse(key) for key in weights]
+    named = next((part.adapter for part in first if part and part.adapter), "default")
+    parts = [parse(key, named) for key in weights]
+    return [p for p in parts if p], [key for key, p in zip(weights, parts, strict=True) if not p]
 
 
-def _check_kind(path: Path, config: Mapping[str, Any], findings: Findings) -> None:
-    kind = str(config.get("peft_type"))
-    if kind not in KINDS:
-        findings.problem("unsupported-adapter", f"{path} is a {kind} adapter, which cannot be merged here",
-                         "merge it with peft, or train LoRA, DoRA, IA3 or trainable tokens", path / CONFIG)
-        return
-    for name in UNSUPPORTED:
-        if config.get(name):
-            findings.problem("unsupported-adapter", f"{path} uses {name}, which no merged weight can express",
-                             f"train without {name}, or keep the adapter beside its base", path / CONFIG)
+def _supported(adapter: Adapter, findings: Findings) -> bool:
+    if adapter.kind not in KINDS:
+        findings.problem("unsupported-adapter", f"{adapter.path} is a {adapter.kind} adapter, which is not merged here",
+                         "serve it beside its base with peft; LoRA, DoRA, IA3 and trainable tokens can be merged",
+                         adapter.path / CONFIG)  # fmt: skip
+        return False
+    names = [name for name in UNSUPPORTED if adapter.config.get(name)]
+    for name in names:
+        findings.problem("unsupported-adapter", f"{adapter.path} uses {name}, which no merged weight expresses",
+                         f"train without {name}, or serve the adapter beside its base", adapter.path / CONFIG)
+    return not names
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+def _whole(adapter: Adapter, strange: Sequence[str], findings: Findings) -> None:
+    if not adapter.weights:
+        findings.problem("empty-tensor", f"{adapter.path} holds no tensor at all",
+                         "save the adapter again: a patched state_dict is known to write such files", adapter.path)
+    empty = [key for key, entry in adapter.weights.entries.items() if 0 in entry.shape]
+    for key in empty:
+        findings.problem("empty-tensor", f"{adapter.path}: {key} was saved with shape "
+                         f"{list(adapter.weights.entries[key].shape)}", "gather the parameters before saving (ZeRO-3: "
+                         "stage3_gather_16bit_weights_on_model_save), or merge from the ZeRO state", adapter.path, key)
+    if strange:
+        findings.problem("unused-adapter-tensors", f"{adapter.path}: no meaning is known for {some(strange)}",
+                         "check how the adapter was saved; `lingraft inspect` lists its parts", adapter.path, strange[0])
+    names = {part.adapter for part in adapter.parts if part.adapter}
+    if len(names) > 1:
+        findings.problem("unused-adapter-tensors", f"{adapter.path} holds several adapters in one file: "
+                         f"{', '.join(sorted(names))}", "save each with `save_pretrained`", adapter.path)
+
+
+def some(names: Sequence[str], limit: int = 50) -> str:
+    """Join names for a message; a very long list is cut, and says so."""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

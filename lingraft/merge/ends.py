@@ -1,29 +1,37 @@
 """The two ends of a language model: its embedding, its head, and whether they are one tensor.
 
-A tied model keeps one tensor for both and has no head on disk. Everything that follows from that is decided here and
-in `tied.py`, so that the rest of a merge may treat the head as any other tensor.
+A tied model keeps one tensor for both and has no head on disk (trap: an adapter that brings a head would lose it).
+While a merge runs, a tied head stands under its own name as an alias of the embedding, so that an adapter's updates
+of either find their tensor; `settle` then decides what becomes of the tie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
-from lingraft.merge.names import EMBEDDINGS
-from lingraft.weights.tensors import Entry, Lazy, row_blocks
+from lingraft.merge.equal import same
+from lingraft.merge.names import embeds
+from lingraft.merge.updates import Extend, LowRank, LowRankEmbedding, Replace, Rows, Update
+from lingraft.problems import Findings
+from lingraft.weights.tensors import Lazy
 
+Tied = Literal["auto", "tie", "untie"]
 HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight",
-         "predictions.decoder.weight", "generator_lm_head.weight")  # fmt: skip
-_UNTIED_BY_DEFAULT = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen3", "phi", "phi3", "gpt_neox", "falcon",
-                                "baichuan", "internlm2", "stablelm", "olmo", "olmo2"})  # fmt: skip
+         "predictions.decoder.weight")  # fmt: skip
+# transformers ties these biases together with the head, so that an untied head needs both on disk.
+BIASES = {"cls.predictions.decoder.weight": ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+          "lm_head.decoder.weight": ("lm_head.bias", "lm_head.decoder.bias")}  # fmt: skip
+UNTIED = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "gpt_neox",
+                    "internlm2", "stablelm", "olmo", "olmo2", "baichuan", "deepseek_v2", "deepseek_v3"})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Names of the embedding and of the head; ``tied`` where the head is the embedding."""
+    """Names of the embedding and of the head on disk; ``tied`` where the head is the embedding."""
 
     embedding: str | None
     head: str | None
@@ -31,48 +39,123 @@ class Ends:
 
 
 def find(weights: Lazy, config: Mapping[str, Any]) -> Ends:
-    """Find both ends by name; a head that is absent, or equals the embedding, is tied where the config ties it."""
-    names = [n for n in weights if n.endswith(".weight") and n.split(".")[-2] in EMBEDDINGS
-             and len(weights.entries[n].shape) == 2]  # fmt: skip
-    embedding = min(names, key=lambda n: (n.count("."), n), default=None)
-    head = next((n for n in weights if n in HEADS), None)
-    if embedding is None or not _asked(config):
-        return Ends(embedding, head or _name_by_class(config), False)
-    if head is None:
-        return Ends(embedding, _name_by_class(config), _name_by_class(config) is not None)
-    return Ends(embedding, head, same(weights.entries[head], weights.entries[embedding]))
+    """Find both ends. Tied is what transformers would tie: the config asks for it, and no other head is stored."""
+    names = [name for name, entry in weights.entries.items()
+             if name.endswith(".weight") and embeds(name.removesuffix(".weight")) and len(entry.shape) == 2]
+    embedding = min(names, key=lambda name: (name.count("."), name), default=None)
+    stored = next((name for name in weights if name in HEADS), None)
+    head = stored or _by_class(config)
+    if embedding is None or head is None or not _asked(config):
+        return Ends(embedding, head, False)
+    return Ends(embedding, head, stored is None or same(weights.entries[stored], weights.entries[embedding]))
 
 
 def _asked(config: Mapping[str, Any]) -> bool:
     text = config.get("text_config")
-    nested = text.get("tie_word_embeddings") if isinstance(text, Mapping) else None
-    asked = config.get("tie_word_embeddings", nested)
-    return bool(asked) if asked is not None else config.get("model_type") not in _UNTIED_BY_DEFAULT
+    asked = config.get("tie_word_embeddings", text.get("tie_word_embeddings") if isinstance(text, Mapping) else None)
+    return bool(asked) if asked is not None else config.get("model_type") not in UNTIED
 
 
-def _name_by_class(config: Mapping[str, Any]) -> str | None:
-    kinds = [str(a) for a in config.get("architectures") or ()]
-    if any(k.endswith(("ForMaskedLM", "ForPreTraining")) for k in kinds):
-        kind = str(config.get("model_type"))
-        return "lm_head.decoder.weight" if kind in ("roberta", "xlm-roberta", "camembert") else HEADS[2]
-    if any(k.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for k in kinds):
-        return "embed_out.weight" if config.get("model_type") == "gpt_neox" else "lm_head.weight"
+def _by_class(config: Mapping[str, Any]) -> str | None:
+    """Name the head of a model that stores none, by its class; None where the class has no such head."""
+    for kind in map(str, config.get("architectures") or ()):
+        if kind.endswith(("ForMaskedLM", "ForPreTraining")):
+            robertas = ("roberta", "xlm-roberta", "camembert")
+            return HEADS[3] if config.get("model_type") in robertas else HEADS[2]
+        if kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+            return HEADS[1] if config.get("model_type") == "gpt_neox" else HEADS[0]
     return None
 
 
-def same(one: Entry, other: Entry, rows: int | None = None) -> bool:
-    """Tell whether two tensors (or their first ``rows`` rows) hold the same values, in the coarser dtype of both."""
-    if rows is None and one.shape != other.shape:
-        return False
-    if one.shape[1:] != other.shape[1:]:
-        return False
-    count = one.shape[0] if rows is None else rows
-    coarse = min((one.dtype, other.dtype), key=lambda d: (torch.finfo(d).bits if d.is_floating_point else 0))
-    blocks = row_blocks((count, *one.shape[1:]), 4, 8 << 20) if one.shape else [(0, None)]
-    return all(torch.equal(_take(one, a, b, count, coarse), _take(other, a, b, count, coarse)) for a, b in blocks)
+def with_alias(weights: Lazy, ends: Ends) -> Lazy:
+    """Return the weights with a tied head under its own name."""
+    if not ends.tied or ends.head is None or ends.embedding is None:
+        return weights
+    return Lazy({**weights.entries, ends.head: weights.entries[ends.embedding]})
 
 
-def _take(entry: Entry, start: int, stop: int | None, count: int, dtype: torch.dtype) -> torch.Tensor:
-    if not entry.shape:
-        return entry.read(0, None).to(dtype)
-    return entry.read(start, count if stop is None else stop).to(dtype)
+@dataclass(frozen=True)
+class Settled:
+    """What became of the tie: the weights, the ends, and the config that fits them."""
+
+    weights: Lazy
+    ends: Ends
+    config: Mapping[str, Any]
+
+
+def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mapping[str, Sequence[Update]],
+           wish: Tied, kept_tied: bool, who: str, findings: Findings) -> Settled:  # fmt: skip
+    """Decide what becomes of a tie after one adapter's updates.
+
+    Nothing changed, or both changed alike: still tied. Both changed, differing: untied knowingly. One alone: the live
+    model diverged, so the user chooses (`tied-head-conflict`), unless training kept the tie (``kept_tied``, or rows
+    of the embedding, which peft ties itself).
+    """
+    if not ends.tied or ends.embedding is None or ends.head is None:
+        return Settled(weights, ends, config)
+    first, last = (_changes(updates.get(name, ())) for name in (ends.embedding, ends.head))
+    rows_alone = bool(first) and not last and all(isinstance(u, Rows) for u in first)
+    if _alike(first, last) or rows_alone or (kept_tied and not (first and last)):
+        if wish == "untie" and (first or last):
+            return _untied(weights, ends, config, first if not last else last)
+        return _one(weights, ends, config, ends.embedding if first or not last else ends.head)
+    if first and last:
+        if wish == "tie":
+            findings.problem("tied-head-conflict", f"{who} brings {ends.embedding} and {ends.head}, and they differ: they "
+                             "cannot be tied", "leave out --tie; the model is then untied, as it ran", who, ends.head)
+        return _untied(weights, ends, config)
+    changed = ends.embedding if first else ends.head
+    if wish == "auto":
+        findings.problem("tied-head-conflict", f"{who} changes {changed} alone, and the base ties embedding and head: "
+                         "the model that was trained had two different ones", "--untie keeps it as it ran; --tie uses "
+                         f"{changed} for both", who, changed)  # fmt: skip
+    return _one(weights, ends, config, changed) if wish == "tie" else _untied(weights, ends, config)
+
+
+def _changes(updates: Sequence[Update]) -> list[Update]:
+    return [u for u in updates if not isinstance(u, Extend)]
+
+
+def _one(weights: Lazy, ends: Ends, config: Mapping[str, Any], chosen: str) -> Settled:
+    entries = dict(weights.entries)
+    entries[str(ends.embedding)] = entries[chosen]
+    del entries[str(ends.head)]
+    return Settled(Lazy(entries), ends, config)
+
+
+def _untied(weights: Lazy, ends: Ends, config: Mapping[str, Any], both: Sequence[Update] = ()) -> Settled:
+    entries = dict(weights.entries)
+    if both:
+        entries[str(ends.head)] = entries[str(ends.embedding)]
+    bias, twin = BIASES.get(str(ends.head), ("", ""))
+    if bias in entries and twin not in entries:
+        entries[twin] = entries[bias]
+    return Settled(Lazy(entries), replace(ends, tied=False), _with_tie(config, False))
+
+
+def _with_tie(config: Mapping[str, Any], tied: bool) -> Mapping[str, Any]:
+    text = config.get("text_config")
+    if isinstance(text, Mapping) and "tie_word_embeddings" in text:
+        config = {**config, "text_config": {**text, "tie_word_embeddings": tied}}
+    return {**config, "tie_word_embeddings": tied}
+
+
+def _alike(first: Sequence[Update], last: Sequence[Update]) -> bool:
+    """Tell whether two lists of updates do the same; a LoRA on the head may be the embedding's, transposed."""
+    return len(first) == len(last) and all(_same_update(a, b) for a, b in zip(first, last, strict=True))
+
+
+def _same_update(one: Update, other: Update) -> bool:
+    if isinstance(one, LowRankEmbedding) and isinstance(other, LowRank):
+        return one.scale == other.scale and _transposed(one.b, other.a) and _transposed(one.a, other.b)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Rows) and isinstance(other, Rows):
+        return one.indices == other.indices and same(one.values, other.values)
+    if isinstance(one, Replace) and isinstance(other, Replace):
+        return same(one.value, other.value)
+    return False
+
+
+def _transposed(one: Entry, other: Entry) -> bool:
+    return one.shape == other.shape[::-1] and torch.equal(one.read(0, None).T.float(), other.read(0, None).float())

@@ -100,16 +100,34 @@ def versions() -> dict[str, str]:
     return found
 
 
+def home(adapter: Path) -> Path:
+    """Return the folder that holds adapter_config.json: the path itself, or its only such sub-folder.
+
+    peft saves an adapter that is not called "default" into a sub-folder of its name. Error: `not-found`.
+    """
+    from lingraft.weights import adapter as container
+
+    if found := container.home(adapter):
+        return found
+    below = sorted(file.parent for file in adapter.glob("*/adapter_config.json")) if adapter.is_dir() else []
+    if below:
+        refuse("not-found", f"{adapter} holds {len(below)} adapters: {', '.join(p.name for p in below)}",
+               f"name one of them, for example {_newest(below)}", adapter)  # fmt: skip
+    refuse("not-found", f"{adapter} holds no adapter_config.json",
+           "give the directory that `save_pretrained` or the Trainer wrote", adapter)  # fmt: skip
+
+
+def _newest(folders: list[Path]) -> Path:
+    return max(folders, key=lambda p: int(p.name.rpartition("-")[2]) if p.name.rpartition("-")[2].isdigit() else -1)
+
+
 def open_adapter(adapter: Path) -> Lazy:
     """Map the tensors of an adapter directory under the names in its file. Errors: `not-found`, damaged files."""
-    from lingraft.weights import pickles, safetensors
+    from lingraft.weights import adapter as container
 
-    if (adapter / "adapter_model.safetensors").is_file():
-        return safetensors.read_file(adapter / "adapter_model.safetensors")
-    if (adapter / "adapter_model.bin").is_file():
-        return pickles.read_file(adapter / "adapter_model.bin")
-    refuse("not-found", f"{adapter} holds no adapter_model.safetensors and no adapter_model.bin",
-           "give the directory that `save_pretrained` or the Trainer wrote", adapter)  # fmt: skip
+    tensors = container.read(adapter).tensors
+    assert isinstance(tensors, Lazy)
+    return tensors
 
 
 def adapter_fingerprint(adapter: Path) -> str:
@@ -119,19 +137,18 @@ def adapter_fingerprint(adapter: Path) -> str:
 
 def adapter_rows(adapter: Path) -> int | None:
     """Return how many embedding rows an adapter brings or needs, or None where it says nothing about them."""
-    from lingraft.merge.names import EMBEDDINGS, parse
+    from lingraft.merge.names import embeds, parse
 
-    weights = open_adapter(adapter)
     rows: list[int] = []
-    for key, entry in weights.entries.items():
+    for key, entry in open_adapter(adapter).entries.items():
         part = parse(key)
-        if part is None or part.module.rpartition(".")[2] not in EMBEDDINGS:
+        if part is None or not embeds(part.module) or not entry.shape:
             continue
-        if part.role in ("value", "base") and part.parameter == "weight":
+        if part.role in ("value", "base", "original") and part.parameter == "weight":
             rows.append(entry.shape[0])
         elif part.role == "embedding_A":
-            rows.append(entry.shape[1])
-    indices = token_indices(read_json(adapter / "adapter_config.json"))
+            rows.append(entry.shape[-1])
+    indices = token_indices(read_json(home(adapter) / "adapter_config.json"))
     rows += [max(found) + 1 for found in indices.values() if found]
     return max(rows, default=None)
 

@@ -6,23 +6,23 @@ Nothing is written, so the result can be fingerprinted, verified or exported as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from lingraft.merge import ends as model_ends
+from lingraft.merge import evidence, order, promises, sound, vocabulary
 from lingraft.merge.adapter import Adapter, read_adapter
-from lingraft.merge.ends import Ends
+from lingraft.merge.ends import Ends, Tied
+from lingraft.merge.heads import apply_head, class_of
 from lingraft.merge.plan import Plan, plan
 from lingraft.merge.updates import apply, rounded
 from lingraft.problems import Findings
-from lingraft.weights.hf import dtype_of, side_files
-from lingraft.weights.tensors import Checkpoint, Lazy
-
-Tied = Literal["auto", "tie", "untie"]
+from lingraft.weights.hf import dtype_of
+from lingraft.weights.tensors import Checkpoint, Lazy, header
 
 
 @dataclass(frozen=True)
@@ -33,78 +33,113 @@ class Model:
     config: Mapping[str, Any]
     ends: Ends
     applied: tuple[dict[str, Any], ...] = ()
+    plans: tuple[Plan, ...] = ()
+    left_out: tuple[str, ...] = ()
+    dtypes: Mapping[str, torch.dtype] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A merge that was decided and not yet written: the result, and what its receipt says."""
+
+    checkpoint: Checkpoint
+    model: Model
+    fingerprints: tuple[str, ...]
+    inside: order.Inside
 
 
 def merged(base: Checkpoint, adapters: Sequence[Path], findings: Findings, tied: Tied = "auto") -> Checkpoint:
     """Return base + adapters as a lazy checkpoint in the base's dtypes. Errors: everything that refuses a merge."""
-    read = [read_adapter(path, findings) for path in adapters]
+    return decide(base, [read_adapter(path, findings) for path in adapters], findings, tied).checkpoint
+
+
+def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto") -> Merged:
+    """Check everything that can be known before the base is read in full, and set up the result.
+
+    Every problem is collected; one Refusal tells them all.
+    """
     findings.settle()
-    return finish(base, chain(base, read, findings, tied), read)
-
-
-def chain(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto") -> Model:
-    """Apply the adapters in order; problems are collected and settled at the end."""
-    weights = base.tensors if isinstance(base.tensors, Lazy) else _lazy(base.tensors)
-    start = Model(weights, base.config, model_ends.find(weights, base.config))
-    model = reduce(lambda below, adapter: merge_one(below, adapter, findings, tied), adapters, start)
+    fingerprints = [sound.look(adapter, findings) for adapter in adapters]
+    known = order.inside(base.path)
+    given = [order.Given(a.path, f, a.lineage) for a, f in zip(adapters, fingerprints, strict=True)]
+    order.check(base.path, known, given, findings)
+    vocabulary.check_chain(base.path, [a.path for a in adapters], findings)
     findings.settle()
-    return model
+    weights = Lazy({name: header(base.tensors, name) for name in base.tensors})
+    dtypes = {name: entry.dtype for name, entry in weights.entries.items()}
+    start = Model(weights, base.config, model_ends.find(weights, base.config), dtypes=dtypes)
+    model = reduce(lambda below, a: merge_one(below, a, findings, tied, base.path), adapters, start)
+    if len(adapters) > 1 and not any(a.lineage for a in adapters):
+        evidence.check_steps(adapters, model.plans, weights, findings)
+    findings.settle()
+    return Merged(_finish(base, model, adapters), model, tuple(fingerprints), known)
 
 
-def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied) -> Model:
+def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, base: Path | None = None) -> Model:
     """Put one adapter on top of a model."""
-    weights = model.weights
-    ends = model.ends
-    if ends.tied and ends.embedding and ends.head:
-        weights = Lazy({**weights.entries, ends.head: weights.entries[ends.embedding]})
+    weights, ends = model.weights, model.ends
+    if class_of(adapter, model.config) is not None:
+        ends = replace(ends, head=None, tied=False)  # the model that was trained has a head of its own instead
+    weights = model_ends.with_alias(weights, ends)
     made = plan(adapter, weights, ends, findings)
     findings.settle()
-    on_top, ends, config = _settle_ends(apply(weights, made.updates), ends, made, model.config, findings, tied, adapter)
-    counts = {"adapter": str(adapter.path), "tensors": len(adapter.weights), "low_rank": made.low_rank,
-              "replaced": made.replaced, "rows": made.rows}  # fmt: skip
-    return Model(on_top, _grown(config, on_top, ends), ends, (*model.applied, counts))
+    promises.check(adapter, weights, made.rename, findings)
+    if adapter.lineage is None:
+        evidence.check_rows(adapter, weights, made, findings)
+        evidence.check_inside(adapter, weights, made, findings)
+        evidence.check_named_base(adapter, weights, made, findings)
+    _moved(adapter, weights, made, findings)
+    settled = model_ends.settle(apply(weights, made.updates), ends, model.config, made.updates, tied,
+                                bool(adapter.config.get("ensure_weight_tying")), str(adapter.path), findings)
+    above, ends = settled.weights, settled.ends
+    if base is not None:
+        vocabulary.check_rows(adapter, base, weights, above, ends, made, findings)
+    vocabulary.check_ends(above, ends, findings, str(adapter.path))
+    new = [name for name in made.updates if name not in weights.entries]
+    headed = apply_head(adapter, new, above, _grown(settled.config, weights, above, ends), made.rename, findings)
+    dtypes = dict(model.dtypes)
+    if ends.head is not None and ends.embedding is not None:
+        dtypes.setdefault(ends.head, dtypes.get(ends.embedding, torch.float32))
+    dtypes = {(made.rename.live(name) if headed.left_out or new else name): dtype for name, dtype in dtypes.items()}
+    return Model(headed.weights, headed.config, ends, (*model.applied, _counts(adapter, made)), (*model.plans, made),
+                 (*model.left_out, *headed.left_out), dtypes)
 
 
-def _settle_ends(weights: Lazy, ends: Ends, made: Plan, config: Mapping[str, Any], findings: Findings, tied: Tied,
-                 adapter: Adapter) -> tuple[Lazy, Ends, Mapping[str, Any]]:  # fmt: skip
-    if not (ends.tied and ends.embedding and ends.head):
-        return weights, ends, config
-    entries = dict(weights.entries)
-    touched = {name for name in (ends.embedding, ends.head) if made.updates.get(name)}
-    rows_only = touched == {ends.embedding} and made.rows > 0
-    if not touched or rows_only or (len(touched) == 2 and model_ends.same(entries[ends.embedding], entries[ends.head])):
-        del entries[ends.head]
-        return Lazy(entries), ends, config
-    if len(touched) == 1 and tied == "auto":
-        findings.problem("tied-head-conflict", f"{adapter.path} changes {min(touched)} alone, and the base ties "
-                         "embedding and head", "--untie keeps the model as it ran; --tie uses the change for both",
-                         adapter.path, min(touched))
-    if tied == "tie" and len(touched) == 1:
-        entries[ends.embedding] = entries[min(touched)]
-        del entries[ends.head]
-        return Lazy(entries), ends, config
-    return Lazy(entries), replace(ends, tied=False), {**config, "tie_word_embeddings": False}
+def _counts(adapter: Adapter, made: Plan) -> dict[str, Any]:
+    return {"adapter": str(adapter.path), "tensors": len(adapter.weights), "low_rank": len(made.deltas),
+            "replaced": len(made.replaced), "rows": made.rows}  # fmt: skip
 
 
-def _grown(config: Mapping[str, Any], weights: Lazy, ends: Ends) -> Mapping[str, Any]:
-    if ends.embedding is None or "vocab_size" not in config:
+def _moved(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:
+    """A module that was saved and equals the base was never updated: a matrix is a problem, a vector a warning.
+
+    (In bf16 a norm's weight near 1 does not move at ordinary learning rates.)
+    """
+    from lingraft.merge.equal import copy_of
+
+    for name, value in made.replaced.items():
+        below = weights.entries.get(name)
+        if below is None or below.shape != value.shape or not copy_of(below, value):
+            continue
+        tell = findings.problem if len(below.shape) > 1 else findings.warn
+        tell("module-not-updated", f"{adapter.path}: {name} was saved as trained, and equals the base bit for bit",
+             "check that it was trained (ZeRO-3 and tied embeddings are known to lose it)", adapter.path, name)
+
+
+def _grown(config: Mapping[str, Any], below: Lazy, above: Lazy, ends: Ends) -> Mapping[str, Any]:
+    """Return the config with the embedding's number of rows, where that changed."""
+    name = ends.embedding
+    if name is None or above.entries[name].shape[0] == below.entries[name].shape[0]:
         return config
-    return {**config, "vocab_size": weights.entries[ends.embedding].shape[0]}
+    rows, text = above.entries[name].shape[0], config.get("text_config")
+    if isinstance(text, Mapping) and "vocab_size" in text:
+        config = {**config, "text_config": {**text, "vocab_size": rows}}
+    return {**config, "vocab_size": rows} if "vocab_size" in config or not isinstance(text, Mapping) else config
 
 
-def finish(base: Checkpoint, model: Model, adapters: Sequence[Adapter]) -> Checkpoint:
-    """Round every tensor to the base's dtype and choose the files that go with the weights."""
-    lone = dtype_of(base.tensors)
-    kept: dict[str, torch.dtype] = {n: base_entry.dtype for n, base_entry in _lazy(base.tensors).entries.items()}
-    entries = {name: rounded(entry, kept.get(name, lone)) for name, entry in model.weights.entries.items()}
-    homes = [a.path for a in adapters if any(f.name.startswith(("tokenizer", "vocab")) for f in side_files(a.path))]
-    files = side_files(homes[-1]) if homes else base.side_files
-    names = {f.name for f in files}
-    files += tuple(f for f in base.side_files if f.name == "generation_config.json" and f.name not in names)
-    return Checkpoint(base.path, base.format, Lazy(entries), model.config, files)
-
-
-def _lazy(weights: Mapping[str, torch.Tensor]) -> Lazy:
-    from lingraft.weights.tensors import header
-
-    return weights if isinstance(weights, Lazy) else Lazy({name: header(weights, name) for name in weights})
+def _finish(base: Checkpoint, model: Model, adapters: Sequence[Adapter]) -> Checkpoint:
+    """Round every tensor to the base's dtype (new ones to its usual one) and choose the files beside the weights."""
+    usual = dtype_of(base.tensors)
+    entries = {name: rounded(entry, model.dtypes.get(name, usual)) for name, entry in model.weights.entries.items()}
+    files = vocabulary.files_for(base.path, base.side_files, [a.path for a in adapters])
+    return replace(base, tensors=Lazy(entries), config=model.config, side_files=files)

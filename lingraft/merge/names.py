@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 PREFIX = "base_model.model."
-EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embedding"})
-HEADS = frozenset({"lm_head", "embed_out"})
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
+HEADS = frozenset({"lm_head", "embed_out", "cls", "predictions", "generator_predictions", "vocab_projector",
+                   "vocab_transform", "vocab_layer_norm", "discriminator_predictions"})  # fmt: skip
 
 Role = Literal["lora_A", "lora_B", "lora_bias", "embedding_A", "embedding_B", "magnitude", "ia3", "tokens",
                "tokens_original", "value", "base", "original"]  # fmt: skip
 _NAME = r"(?:\.(?P<adapter>[^.]+))?"
 _PATTERNS: tuple[tuple[Role, re.Pattern[str]], ...] = tuple(
-    (role, re.compile(rf"(?P<module>.+?)\.{pattern}"))
+    (role, re.compile(rf"(?P<module>.+?)\.{pattern}"))  # type: ignore[misc]
     for role, pattern in (
         ("lora_A", rf"lora_A{_NAME}\.weight"),
         ("lora_B", rf"lora_B{_NAME}\.weight"),
@@ -32,12 +33,10 @@ _PATTERNS: tuple[tuple[Role, re.Pattern[str]], ...] = tuple(
         ("tokens_original", rf"(?:token_adapter\.)?trainable_tokens_original{_NAME}"),
         ("original", r"original_module\.(?P<parameter>.+)"),
         ("base", r"(?:token_adapter\.)?base_layer\.(?P<parameter>weight|bias)"),
-        # The module inside modules_to_save may have submodules (a classification head): at most one level of
-        # adapter name is told from them by what follows.
-        ("value", r"modules_to_save\.(?:default\.)?(?P<parameter>.+)"),
+        ("value", r"modules_to_save\.(?P<parameter>.+)"),
         ("value", r"(?P<parameter>weight|bias)"),
     )
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,33 @@ class Part:
         return f"{self.module}.{self.parameter}"
 
 
-def parse(key: str) -> Part | None:
-    """Read one adapter key; None where it is no key that peft writes for the supported kinds."""
-    bare = key.removeprefix(PREFIX)
+def parse(key: str, adapter: str = "default") -> Part | None:
+    """Read one adapter key; None where it is no key that peft writes for the supported kinds.
+
+    ``adapter`` is the name that a raw state dict carries inside its keys.
+    """
+    bare = key.removeprefix(PREFIX).replace(f".modules_to_save.{adapter}.", ".modules_to_save.")
     for role, pattern in _PATTERNS:
         if found := pattern.fullmatch(bare):
             groups = found.groupdict()
             return Part(key, groups["module"], role, groups.get("parameter") or "weight", groups.get("adapter"))
     return None
+
+
+def embeds(module: str) -> bool:
+    """Tell whether a module's path ends in an input embedding."""
+    return module.rpartition(".")[2] in EMBEDDINGS
+
+
+def heads(module: str) -> bool:
+    """Tell whether a module is (part of) a language-model head."""
+    return module.split(".", 1)[0] in HEADS
+
+
+def listed(module: str, names: object) -> bool:
+    """Tell whether peft would find a module in a list of names (the end of its path), or in a regular expression."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    if not isinstance(names, list | tuple | set | frozenset):
+        return False
+    return any(module == str(name) or module.endswith(f".{name}") for name in names)

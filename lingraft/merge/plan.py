@@ -10,30 +10,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lingraft.merge.adapter import Adapter
-from lingraft.merge.ends import Ends, same
+from lingraft.merge.adapter import Adapter, some
+from lingraft.merge.ends import Ends
+from lingraft.merge.equal import copy_of, same
 from lingraft.merge.lineage import token_indices
-from lingraft.merge.match import Rename, match, unmatched
-from lingraft.merge.names import Part
+from lingraft.merge.match import Renaming, match, unmatched
+from lingraft.merge.names import Part, listed
 from lingraft.merge.updates import Add, Dora, Extend, LowRank, LowRankEmbedding, Replace, Rows, Scale, Update
 from lingraft.problems import Findings
 from lingraft.weights.tensors import Entry, Lazy
 
-NEW_HEADS = frozenset({"classifier", "score", "qa_outputs", "classification_head", "summary", "v_head"})
-BRINGS = ("value", "tokens", "lora_A", "embedding_A", "ia3", "lora_bias")
+NEW_HEADS = frozenset({"classifier", "score", "qa_outputs", "classification_head", "pre_classifier", "v_head", "summary"})
 
 
 @dataclass
 class Plan:
-    """What one adapter does: updates by tensor name on disk, and the count of tensors by how they are used."""
+    """What one adapter does: updates by tensor name on disk, and how its tensors were used."""
 
+    rename: Renaming = Renaming()
     updates: dict[str, list[Update]] = field(default_factory=lambda: defaultdict(list))
     used: set[str] = field(default_factory=set)
-    low_rank: int = 0
-    replaced: int = 0
+    deltas: dict[str, LowRank | LowRankEmbedding] = field(default_factory=dict)  # by name on disk, DoRA's too
+    replaced: dict[str, Entry] = field(default_factory=dict)
+    originals: dict[str, Entry] = field(default_factory=dict)  # the copy of the base that the adapter carries
     rows: int = 0
-    copies: int = 0
-    same_everywhere: bool = False
 
     def add(self, name: str, update: Update, *parts: Part) -> None:
         """Use some parts of the adapter for one tensor."""
@@ -41,172 +41,242 @@ class Plan:
         self.used.update(part.key for part in parts)
 
 
-def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings) -> Plan:
-    """Turn every tensor of an adapter into an update of ``weights`` (a tied head included under its own name).
-
-    Errors: `unused-adapter-tensors`, `missing-adapter-tensors`, `base-mismatch`, `config-mismatch`.
-    """
-    made = Plan()
-    parts = [part for part in adapter.parts if not _empty(adapter, part, findings)]
-    rename = match(parts, weights, lambda part: _is_new(adapter, part))
-    if rename is None:
-        _refuse_names(adapter, parts, weights, findings)
-        return made
-    modules: dict[str, list[Part]] = defaultdict(list)
-    for part in parts:
-        modules[part.module].append(part)
-    for module, some in modules.items():
-        _plan_module(_Module(adapter, module, some, weights, rename), ends, made, findings)
-    _refuse_unused(adapter, made, findings)
-    return made
-
-
 @dataclass(frozen=True)
-class _Module:
+class Module:
+    """The parts of one module, beside the base's tensors that they are about."""
+
     adapter: Adapter
-    module: str
+    path: str
     parts: Sequence[Part]
     weights: Lazy
-    rename: Rename
+    rename: Renaming
+    findings: Findings
 
     def get(self, role: str) -> Part | None:
         return next((part for part in self.parts if part.role == role), None)
 
-    def entry(self, part: Part) -> Entry:
-        return self.adapter.weights.entries[part.key]
-
     def name(self, parameter: str = "weight") -> str:
-        return self.rename(f"{self.module}.{parameter}")
+        return self.rename(f"{self.path}.{parameter}")
+
+    def below(self, parameter: str = "weight") -> Entry | None:
+        return self.weights.entries.get(self.name(parameter))
+
+    def problem(self, code: str, message: str, remedy: str, part: Part) -> None:
+        self.findings.problem(code, f"{self.adapter.path}: {message}", remedy, self.adapter.path, part.key)  # type: ignore[arg-type]
 
 
-def _plan_module(module: _Module, ends: Ends, made: Plan, findings: Findings) -> None:
-    for role in ("base", "original", "value"):
+def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings) -> Plan:
+    """Turn every tensor of an adapter into an update of ``weights`` (a tied head included under its own name).
+
+    Problems: `unused-adapter-tensors`, `missing-adapter-tensors`, `base-mismatch`, `config-mismatch`, `vocab-mismatch`.
+    """
+    parts = [part for part in adapter.parts if 0 not in adapter.entry(part).shape]
+    rename = match(parts, weights, lambda part: _is_new(adapter, part))
+    if rename is None:
+        _refuse_names(adapter, parts, weights, findings)
+        return Plan()
+    made = Plan(rename)
+    modules: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        modules[part.module].append(part)
+    for path, some_parts in modules.items():
+        _plan_module(Module(adapter, path, some_parts, weights, rename, findings), ends, made)
+    _mirror(ends, made)
+    left = [part.key for part in parts if part.key not in made.used]
+    if left:
+        findings.problem("unused-adapter-tensors", f"{adapter.path}: nothing would use {some(left)}",
+                         "check how the adapter was saved", adapter.path, left[0])
+    return made
+
+
+def _plan_module(module: Module, ends: Ends, made: Plan) -> None:
+    for role in ("original", "base", "value"):
         for part in (p for p in module.parts if p.role == role):
-            _whole(module, part, made, findings)
-    _tokens(module, ends, made, findings)
-    _low_rank(module, made, findings)
-    if ia3 := module.get("ia3"):
-        by_row = _ia3_by_row(module, module.entry(ia3))
-        made.add(module.name(), Scale(module.entry(ia3), by_row), ia3)
-        if not _feedforward(module) and module.name("bias") in module.weights:
-            made.add(module.name("bias"), Scale(module.entry(ia3), True))
+            _copy(module, part, made) if _is_copy(module, part) else _value(module, part, made)
+    _tokens(module, ends, made)
+    _low_rank(module, "lora_A", "lora_B", made)
+    _low_rank(module, "embedding_A", "embedding_B", made)
+    if bias := module.get("lora_bias"):
+        made.add(module.name("bias"), Add(module.adapter.entry(bias), module.adapter.scale(module.path)), bias)
+    _ia3(module, made)
 
 
-def _whole(module: _Module, part: Part, made: Plan, findings: Findings) -> None:
-    name, value = module.rename(part.target), module.entry(part)
-    below = module.weights.entries.get(name)
-    trained_bias = part.role == "base" and part.parameter == "bias" and module.adapter.config.get("bias", "none") != "none"
-    if part.role == "value" or trained_bias:
-        replaced = [u for u in made.updates.get(name, ()) if isinstance(u, Replace)]
-        if replaced and not same(replaced[0].value, value):
-            findings.problem("unused-adapter-tensors", f"{part.key} and another copy of {name} differ",
-                             "save the adapter again", module.adapter.path, part.key)
-        if replaced:
-            made.used.add(part.key)
-            made.copies += 1
-            return
-        made.add(name, Replace(value), part)
-        made.replaced += 1
-        return
+def _is_copy(module: Module, part: Part) -> bool:
+    if part.role == "original":
+        return True
+    if part.role == "base":
+        return part.parameter != "bias" or module.adapter.config.get("bias", "none") == "none"
+    # A whole tensor that the config does not list was saved by `save_embedding_layers`: peft loads it all the same,
+    # so it is a copy only where it equals the base.
+    below = module.below(part.parameter)
+    saved = _listed_as_saved(module.adapter, part.module) or ".modules_to_save." in part.key
+    trained_bias = part.parameter == "bias" and module.adapter.config.get("bias", "none") != "none"
+    return not saved and not trained_bias and below is not None and copy_of(below, module.adapter.entry(part))
+
+
+def _copy(module: Module, part: Part, made: Plan) -> None:
     made.used.add(part.key)
-    made.copies += 1
+    below, copy, name = module.below(part.parameter), module.adapter.entry(part), module.name(part.parameter)
     if below is None:
         return
-    shared = min(below.shape[0], value.shape[0]) if value.shape else None
-    if not same(below, value, shared):
-        findings.problem("base-mismatch", f"{part.key}: the copy of {name} that the adapter carries differs from the base",
-                         "merge into the base that the adapter was trained on", module.adapter.path, part.key)
-    if part.role == "base" and value.shape and value.shape[0] > below.shape[0]:
-        made.updates[name].append(Extend(value))
+    made.originals[name] = copy
+    if not copy_of(below, copy):
+        module.problem("base-mismatch", f"{part.key} is the copy of {name} that the adapter was trained on, and it differs "
+                       "from the base", "merge into the base (and after the adapters) that it was trained on", part)
+    elif part.role != "original" and copy.shape and copy.shape[0] > below.shape[0]:
+        made.updates[name].append(Extend(copy))
 
 
-def _tokens(module: _Module, ends: Ends, made: Plan, findings: Findings) -> None:
-    part = module.get("tokens")
+def _value(module: Module, part: Part, made: Plan) -> None:
+    name, value = module.name(part.parameter), module.adapter.entry(part)
+    made.used.add(part.key)
+    if name in made.replaced:
+        if not same(made.replaced[name], value):
+            module.problem("unused-adapter-tensors", f"{part.key} and another tensor for {name} differ: only one can be "
+                           "applied", "save the adapter again", part)
+        return
+    below = module.below(part.parameter)
+    if below is not None and below.shape[1:] != value.shape[1:]:
+        module.problem("base-mismatch", f"{part.key} has shape {list(value.shape)}, {name} of the base {list(below.shape)}",
+                       "merge into the base that the adapter was trained on", part)
+        return
+    made.replaced[name] = value
+    made.add(name, Replace(value), part)
+
+
+def _tokens(module: Module, ends: Ends, made: Plan) -> None:
     if original := module.get("tokens_original"):
         made.used.add(original.key)
-        made.copies += 1
-    if part is None:
+    part, below = module.get("tokens"), module.below()
+    if part is None or below is None:
         return
-    named = token_indices(module.adapter.config)
-    indices = next((ids for layer, ids in named.items() if layer and module.module.endswith(layer)), named.get(""))
-    value = module.entry(part)
-    if indices is None or len(indices) != value.shape[0]:
-        findings.problem("config-mismatch", f"{part.key} has {value.shape[0]} rows; adapter_config.json names "
-                         f"{0 if indices is None else len(indices)} token indices for {module.module}",
-                         "save the adapter again", module.adapter.path, part.key)
+    made.used.add(part.key)
+    indices, value = _indices(module, ends), module.adapter.entry(part)
+    if len(indices) != value.shape[0] or value.shape[1:] != below.shape[1:]:
+        module.problem("config-mismatch", f"{part.key} has shape {list(value.shape)}; adapter_config.json names "
+                       f"{len(indices)} tokens for it, and the base's rows have {below.shape[-1]} columns",
+                       "restore the adapter_config.json that was saved with these weights", part)  # fmt: skip
+        return
+    copies = [u.copy.shape[0] for u in made.updates.get(module.name(), ()) if isinstance(u, Extend)]
+    rows = max([below.shape[0], *copies])
+    gap = sorted(set(range(rows, max(indices, default=-1) + 1)) - set(indices))
+    if gap:
+        module.problem("vocab-mismatch", f"{part.key} brings row {max(indices)}; the base has {rows} rows, and nothing "
+                       f"brings row {gap[0]}", "merge into the base whose vocabulary was extended", part)
         return
     made.add(module.name(), Rows(tuple(indices), value), part)
     made.rows += len(indices)
 
 
-def _low_rank(module: _Module, made: Plan, findings: Findings) -> None:
-    for first, second in (("lora_A", "lora_B"), ("embedding_A", "embedding_B")):
-        a, b = module.get(first), module.get(second)
-        if a is None and b is None:
-            continue
-        if a is None or b is None:
-            there = a or b
-            findings.problem("missing-adapter-tensors", f"{there.key if there else ''} has no {second if a else first} beside it",
-                             "save the adapter again", module.adapter.path, there.key if there else None)
-            made.used.add(there.key if there else "")
-            continue
-        scale = module.adapter.scale(module.module)
-        delta: LowRank | LowRankEmbedding
-        if first == "lora_A":
-            delta = LowRank(module.entry(a), module.entry(b), scale, bool(module.adapter.config.get("fan_in_fan_out")))
-        else:
-            delta = LowRankEmbedding(module.entry(a), module.entry(b), scale)
-        magnitude = module.get("magnitude")
-        if magnitude is None:
-            made.add(module.name(), delta, a, b)
-        else:
-            by_row = isinstance(delta, LowRank) and not delta.transposed
-            made.add(module.name(), Dora(delta, module.entry(magnitude), by_row), a, b, magnitude)
-        made.low_rank += 1
-    if bias := module.get("lora_bias"):
-        made.add(module.name("bias"), Add(module.entry(bias), module.adapter.scale(module.module)), bias)
+def _indices(module: Module, ends: Ends) -> list[int]:
+    """Return the token ids of a module's rows; a tied head that is not named uses the embedding's."""
+    named = token_indices(module.adapter.config)
+    found = [ids for layer, ids in named.items() if layer and listed(module.path, [layer])]
+    if not found and ends.tied and module.name() == ends.head and ends.embedding:
+        live = module.rename.live(ends.embedding).removesuffix(".weight")
+        found = [ids for layer, ids in named.items() if layer and listed(live, [layer])]
+    return found[0] if found else named.get("", [])
 
 
-def _feedforward(module: _Module) -> bool:
-    import re
+def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
+    a, b = module.get(first), module.get(second)
+    if a is None and b is None:
+        return
+    made.used.update(part.key for part in (a, b) if part)
+    if a is None or b is None:
+        there = a or b
+        assert there is not None
+        module.problem("missing-adapter-tensors", f"{there.key} has no {second if a else first} beside it",
+                       "save the adapter again, or take it from another checkpoint", there)  # fmt: skip
+        return
+    scale, entries = module.adapter.scale(module.path), (module.adapter.entry(a), module.adapter.entry(b))
+    delta = (LowRank(*entries, scale, bool(module.adapter.config.get("fan_in_fan_out"))) if first == "lora_A"
+             else LowRankEmbedding(*entries, scale))  # fmt: skip
+    magnitude, name = module.get("magnitude"), module.name()
+    if not _fits(module, a, b, delta, made):
+        made.used.update(part.key for part in (magnitude,) if part)
+        return
+    made.deltas[name] = delta
+    if magnitude is None:
+        made.add(name, delta, a, b)
+    else:
+        by_row = isinstance(delta, LowRank) and not delta.transposed
+        made.add(name, Dora(delta, module.adapter.entry(magnitude), by_row), a, b, magnitude)
 
-    named = module.adapter.config.get("feedforward_modules") or []
-    if isinstance(named, str):
-        return re.fullmatch(named, module.module) is not None
-    return any(module.module == n or module.module.endswith(f".{n}") for n in named)
 
-
-def _ia3_by_row(module: _Module, factors: Entry) -> bool:
-    # ia3_l is (out, 1) on an ordinary layer and (1, in) on a feed-forward one; fan_in_fan_out stores the transpose.
-    by_row = factors.shape[-1] == 1
-    return by_row != bool(module.adapter.config.get("fan_in_fan_out"))
-
-
-def _empty(adapter: Adapter, part: Part, findings: Findings) -> bool:
-    if 0 not in adapter.weights.entries[part.key].shape:
+def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, made: Plan) -> bool:
+    """Hold rank and shape of a pair against config and base."""
+    rank, below = module.adapter.rank(module.path), module.below()
+    assert below is not None
+    ranks = (delta.a.shape[0], delta.b.shape[-1])
+    if len(delta.a.shape) != 2 or len(delta.b.shape) != 2 or len(below.shape) != 2:
+        module.problem("unsupported-adapter", f"{a.key} is a LoRA on a tensor of shape {list(below.shape)}; only matrices "
+                       "are merged", "merge it with peft", a)
         return False
-    findings.problem("empty-tensor", f"{part.key} was saved with shape {list(adapter.weights.entries[part.key].shape)}",
-                     "gather the parameters before saving (ZeRO-3: stage3_gather_16bit_weights_on_model_save)",
-                     adapter.path, part.key)
-    return True
+    if ranks != (rank, rank):
+        module.problem("config-mismatch", f"{a.key} and {b.key} have rank {ranks[0]} and {ranks[1]}; adapter_config.json "
+                       f"says {rank}", "restore the adapter_config.json that was saved with these weights", a)
+        return False
+    rows = max([below.shape[0], *(u.copy.shape[0] for u in made.updates.get(module.name(), ()) if isinstance(u, Extend))])
+    if delta.shape == (rows, below.shape[1]):
+        return True
+    grown = delta.shape[1] == below.shape[1] and delta.shape[0] > rows
+    remedy = ("merge into the base whose vocabulary was extended" if grown
+              else "merge into the base that the adapter was trained on; check fan_in_fan_out")
+    module.problem("vocab-mismatch" if grown else "base-mismatch", f"{a.key} and {b.key} make {list(delta.shape)}; "
+                   f"{module.name()} of the base is {[rows, below.shape[1]]}", remedy, a)
+    return False
+
+
+def _ia3(module: Module, made: Plan) -> None:
+    part, below = module.get("ia3"), module.below()
+    if part is None or below is None:
+        return
+    made.used.add(part.key)
+    factors = module.adapter.entry(part)
+    # ia3_l is (out, 1) on an ordinary layer and (1, in) on a feed-forward one; fan_in_fan_out stores W transposed.
+    feedforward = listed(module.path, module.adapter.config.get("feedforward_modules"))
+    by_row = feedforward == bool(module.adapter.config.get("fan_in_fan_out"))
+    if len(factors.shape) != 2 or max(factors.shape) != below.shape[0 if by_row else 1]:
+        module.problem("base-mismatch", f"{part.key} has shape {list(factors.shape)}, {module.name()} {list(below.shape)}",
+                       "merge into the base that the adapter was trained on", part)
+        return
+    made.add(module.name(), Scale(factors, by_row), part)
+    if not feedforward and module.below("bias") is not None:
+        made.add(module.name("bias"), Scale(factors, True), part)
+
+
+def _mirror(ends: Ends, made: Plan) -> None:
+    """A tied base that grew in training grew at both ends, also where peft saved one copy."""
+    if not ends.tied or ends.embedding is None or ends.head is None:
+        return
+    for one, other in ((ends.embedding, ends.head), (ends.head, ends.embedding)):
+        grown = [u for u in made.updates.get(one, ()) if isinstance(u, Extend)]
+        if grown and not any(isinstance(u, Extend) for u in made.updates.get(other, ())):
+            made.updates[other].insert(0, grown[0])
+
+
+def _listed_as_saved(adapter: Adapter, module: str) -> bool:
+    saved = adapter.config.get("modules_to_save") or ()
+    steps = module.split(".")
+    return any(listed(".".join(steps[: i + 1]), list(saved)) for i in range(len(steps)))
 
 
 def _is_new(adapter: Adapter, part: Part) -> bool:
-    saved = set(adapter.config.get("modules_to_save") or ())
+    if part.role not in ("value", "original"):
+        return False
     steps = part.module.split(".")
-    return part.role in ("value", "original") and any(s in NEW_HEADS or (s in saved and i == 0) for i, s in enumerate(steps))
+    return any(step in NEW_HEADS for step in steps) or (_listed_as_saved(adapter, part.module) and len(steps) < 3)
 
 
 def _refuse_names(adapter: Adapter, parts: Sequence[Part], weights: Lazy, findings: Findings) -> None:
-    strange = unmatched(parts, weights, lambda part: _is_new(adapter, part), lambda name: name)
-    listed = ", ".join(part.key for part in strange[:20]) + (f" and {len(strange) - 20} more" if len(strange) > 20 else "")
-    findings.problem("unused-adapter-tensors", f"{adapter.path}: {len(strange)} of {len(parts)} tensors fit no tensor "
-                     f"of the base: {listed}", "merge into the model that the adapter was trained on",
+    strange = unmatched(parts, weights, lambda part: _is_new(adapter, part), Renaming())
+    fused = [part.key for part in strange if adapter.config.get("target_parameters")]
+    if fused and len(fused) == len(strange):
+        findings.problem("unsupported-adapter", f"{adapter.path} trains fused parameters (target_parameters) that the base "
+                         f"stores otherwise: {some(fused)}", "merge it with peft", adapter.path, fused[0])
+        return
+    findings.problem("unused-adapter-tensors", f"{adapter.path}: {len(strange)} of {len(parts)} tensors fit no tensor of "
+                     f"the base: {some([part.key for part in strange])}",
+                     "merge into the model that the adapter was trained on; check the names' prefix",
                      adapter.path, strange[0].key if strange else None)
-
-
-def _refuse_unused(adapter: Adapter, made: Plan, findings: Findings) -> None:
-    left = [p.key for p in adapter.parts if p.key not in made.used and 0 not in adapter.weights.entries[p.key].shape]
-    if left:
-        findings.problem("unused-adapter-tensors", f"{adapter.path}: nothing would use {', '.join(left[:20])}",
-                         "check how the adapter was saved", adapter.path, left[0])

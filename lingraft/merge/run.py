@@ -15,8 +15,9 @@ from typing import Any, Literal
 import torch
 
 from lingraft.merge.adapter import read_adapter
-from lingraft.merge.lineage import adapter_fingerprint, versions
-from lingraft.merge.merged import Tied, chain, finish
+from lingraft.merge.lineage import versions
+from lingraft.merge.ends import Tied
+from lingraft.merge.merged import decide
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
 from lingraft.progress import track
@@ -49,21 +50,20 @@ def merge(
     check_free(out, overwrite)
     checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
     read = [read_adapter(path, findings) for path in adapters]
-    findings.settle()
-    model = chain(checkpoint, read, findings, tied)
-    result = finish(checkpoint, model, read)
+    decided = decide(checkpoint, read, findings, tied)
+    result = decided.checkpoint
     wanted = DTYPES.get(dtype)
     total = sum(header(result.tensors, name).nbytes for name in result.tensors)
     require_space(out, total)
     with output_directory(out, overwrite) as partial, track("merge", total) as advance:
         digest = hf.write(result, partial, parse_size(shard_size),
                           lambda _, kept: wanted if wanted and kept.is_floating_point else kept, advance)
-        answer = {"out": str(out), "applied": list(model.applied), "fingerprint": digest,
+        answer = {"out": str(out), "applied": list(decided.model.applied), "fingerprint": digest,
                   "seconds": round(time.monotonic() - started, 3), "peak_memory": _peak()}
         write_json(partial / MANIFEST, {
             "schema": 1, "base": {"path": str(base), "fingerprint": fingerprint(checkpoint.tensors)},
-            "adapters": [{"path": str(a.path), "fingerprint": adapter_fingerprint(a.path)} for a in read],
-            "fingerprint": digest, "applied": list(model.applied), "versions": versions(), "command": list(command),
+            "adapters": [{"path": str(a.path), "fingerprint": f} for a, f in zip(read, decided.fingerprints, strict=True)],
+            "fingerprint": digest, "applied": list(decided.model.applied), "versions": versions(), "command": list(command),
             "seconds": answer["seconds"], "peak_memory": answer["peak_memory"],
             "allowed": [p.as_json() for p in findings.allowed],
         })  # fmt: skip

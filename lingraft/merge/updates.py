@@ -100,6 +100,12 @@ class LowRank:
     scale: float
     transposed: bool = False
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the stored tensor that this is a difference of."""
+        out, into = self.b.shape[0], self.a.shape[1]
+        return (into, out) if self.transposed else (out, into)
+
     def rows(self, start: int, stop: int) -> Tensor:
         a, b = _float(self.a, 0, None), self.b
         if self.transposed:
@@ -119,6 +125,11 @@ class LowRankEmbedding:
     a: Entry
     b: Entry
     scale: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the embedding: rows, width."""
+        return self.a.shape[1], self.b.shape[0]
 
     def rows(self, start: int, stop: int) -> Tensor:
         return (_float(self.b, 0, None) @ _float(self.a, 0, None)[:, start:stop]).T.mul_(self.scale)
@@ -160,8 +171,8 @@ class _Columns:
 
     @cached_property
     def factor(self) -> Tensor:
-        whole = self.dora.delta.rows(0, self.below.shape[0]).add_(self.below.read(0, None))
-        norm = torch.linalg.norm(whole.T, dim=1)
+        delta = self.dora.delta.rows(0, self.below.shape[0])
+        norm = torch.linalg.norm(self.below.read(0, None).T + delta.T, dim=1)
         return (_float(self.dora.magnitude, 0, None) / norm).view(1, -1)
 
 
