@@ -129,13 +129,15 @@ def _one(this: Run, name: str, again: bool) -> None:
         stages[name]["skipped"] = True
         say(f"{name}: done already ({target})")
         return
+    _require_inputs(this, name)
     started = time.monotonic()
     before = stages.get(name, {}).get("seconds", 0.0) if stages.get(name, {}).get("begun") == key else 0.0
     stages[name] = {"begun": key, "seconds": before}
+    write_json(this.out / "manifest.json", this.state)
     if target.is_dir():
         shutil.rmtree(target)
-    if again or not before:
-        _forget_work(this, name, key)
+    _keep_work(this, name, "" if again else key)
+    (this.out / "work" / name / "key").write_text(key)
     try:
         result = RUNNERS[name](this)
     finally:
@@ -148,15 +150,22 @@ def _one(this: Run, name: str, again: bool) -> None:
     say(f"{name}: done in {stages[name]['seconds']:.1f} s")
 
 
-def _forget_work(this: Run, name: str, key: str) -> None:
-    """Keep a stage's checkpoints only when they were made under the same key."""
+def _require_inputs(this: Run, name: str) -> None:
+    """Refuse (`not-found`) a stage whose inputs were never made."""
+    names = stages_of(this.recipe)
+    missing = [n for n in names[: names.index(name)] if "key" not in this.state.get("stages", {}).get(n, {})]
+    if missing:
+        refuse("not-found", f"{name} needs what {missing[0]} makes, and {missing[0]} has not been run in {this.out}",
+               f"run it first: lingraft run RECIPE --to {missing[-1]}", this.out)  # fmt: skip
+
+
+def _keep_work(this: Run, name: str, key: str) -> None:
+    """Keep a stage's checkpoints only when they were made under this key."""
     work = this.out / "work" / name
     mark = work / "key"
-    if mark.is_file() and mark.read_text() == key:
-        return
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    mark.write_text(key)
+    if not (mark.is_file() and mark.read_text() == key):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
 
 
 def _stage_manifest(this: Run, name: str, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,9 +50,10 @@ def stage_of(this: Run, name: str, adapters: tuple[Path, ...] | None = None) -> 
     """Return what a training stage needs to know."""
     from lingraft.train.stage import Stage
 
-    return Stage(
-        name=name, block=training_block(this.recipe, name), base=this.start,
-        adapters=this.adapters(before=name) if adapters is None else adapters,
+    below = this.adapters(before=name) if adapters is None else adapters
+    return Stage(  # absolute paths: they are recorded in the adapter's lineage
+        name=name, block=training_block(this.recipe, name), base=this.start.absolute(),
+        adapters=tuple(path.absolute() for path in below),
         out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
         recipe=this.recipe.as_json(), findings=this.findings,
     )  # fmt: skip
