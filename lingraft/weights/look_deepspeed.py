@@ -25,11 +25,13 @@ RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_(optim|model)_sta
 PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "trl", "peft", "numpy", "enum", "datetime", "pathlib",
             "collections", "builtins", "lingraft")
 
+DATACLASSES = frozenset({"deepspeed.utils.tensor_fragment.fragment_address"})  # real ZeRO 1 and 2 states name it
+
 
 def harmless(strange: frozenset[str]) -> frozenset[str]:
     """Return the names that a training state has no reason to hold."""
     return frozenset(
-        name for name in strange
+        name for name in strange - DATACLASSES
         if name.split(".")[0] not in PACKAGES or not name.rpartition(".")[2][:1].isupper()
     )
 

@@ -33,7 +33,7 @@ DTYPES = {
 }  # fmt: skip
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 PLAIN = {
-    ("torch", "device"), ("torch.serialization", "_get_layout"), ("collections", "defaultdict"),
+    ("torch", "device"), ("torch", "Tensor"), ("torch.serialization", "_get_layout"), ("collections", "defaultdict"),
     ("_codecs", "encode"), ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
     ("numpy._core.multiarray", "scalar"), ("collections", "Counter"), ("builtins", "set"), ("builtins", "int"),
@@ -97,6 +97,12 @@ class _Inert:
         return id(self)
 
 
+class _Dict(dict[Any, Any]):
+    """Stands for OrderedDict; drops the attributes (`_metadata`) that torch hangs on a module's state dict."""
+
+    def __setstate__(self, state: object) -> None: ...
+
+
 class _Reader(pickle.Unpickler):
     """The standard unpickler with every door to the outside closed."""
 
@@ -107,7 +113,7 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "collections" and name == "OrderedDict":
-            return dict
+            return _Dict
         if module == "torch" and name == "Size":
             return tuple
         if module == "torch._utils" and name in _REBUILD:

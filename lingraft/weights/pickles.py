@@ -23,17 +23,17 @@ from lingraft.weights.tensors import Entry, Lazy, Tensor
 NESTED = ("state_dict", "model_state_dict", "model", "module")  # keys that trainers put their weights below
 
 
-def load(path: Path, harmless: frozenset[str] = frozenset()) -> Any:
+def load(path: Path, suspect: Callable[[frozenset[str]], frozenset[str]] = lambda names: names) -> Any:
     """Return what a pickle holds: dicts, lists and plain values, with an `Entry` for every tensor.
 
-    ``harmless`` names classes that may stand in it beyond tensors (``package.module.Class``); they come out as
-    inert objects. Errors: `unsafe-pickle` (names what it would run), `lfs-pointer`, `truncated-file`,
+    ``suspect`` picks, out of the names beyond tensors (``package.module.Class``), those to refuse; the others come
+    out as inert objects. Errors: `unsafe-pickle` (names what it would run), `lfs-pointer`, `truncated-file`,
     `corrupt-file`, `not-found`.
     """
     if not path.is_file():
         refuse("not-found", f"{path} does not exist", "check the path", path)
     found = read_pickle(path)
-    strange = sorted(found.strange - harmless)
+    strange = sorted(suspect(found.strange))
     if strange:
         refuse("unsafe-pickle", f"{path} names {', '.join(strange[:5])}: code beyond tensors, which an ordinary load "
                "would run; nothing of it was run here", "ask its author for a .safetensors file", path)  # fmt: skip
