@@ -39,8 +39,9 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
           progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
     """Write ``checkpoint`` to the file ``out``; ``kind`` is one of TYPES, by default the weights' own dtype.
 
-    Returns {"type", "tensors"}. Errors: `unknown-format` for an architecture, tokenizer or type that llama.cpp has
-    no place for here, `config-mismatch` where its arithmetic would differ, `vocab-mismatch`.
+    Returns {"type", "exact"}; ``exact`` tells whether no bit is lost. Errors: `unknown-format` for an architecture,
+    tokenizer or type that llama.cpp has no place for here, `config-mismatch` where its arithmetic would differ,
+    `vocab-mismatch`.
     """
     config = checkpoint.config
     family = _family(checkpoint)
@@ -61,7 +62,7 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
         _write_tensors(writer, entries, types, progress)
     finally:
         writer.close()
-    return {"type": kind, "tensors": len(entries)}
+    return {"type": kind, "exact": narrow is not None}
 
 
 def head_dim(config: Mapping[str, Any]) -> int:
@@ -117,8 +118,8 @@ def _type(name: str, entry: Entry, wanted: GGMLQuantizationType, all_: Mapping[s
     return wanted if entry.shape[-1] % GGML_QUANT_SIZES[wanted][0] == 0 else Q.F16
 
 
-def _narrow(checkpoint: Checkpoint, family: Family, types: Mapping[str, GGMLQuantizationType]) -> dict[str, str]:
-    """Return {Hugging Face name: dtype} of what is stored wider than it is; empty where anything is lost."""
+def _narrow(checkpoint: Checkpoint, family: Family, types: Mapping[str, GGMLQuantizationType]) -> dict[str, str] | None:
+    """Return {Hugging Face name: dtype} of what is stored wider than it is, or None where anything is lost."""
     narrow: dict[str, str] = {}
     for name in checkpoint.tensors:
         kind = types.get(gguf_name(name, family) or "")
@@ -126,12 +127,12 @@ def _narrow(checkpoint: Checkpoint, family: Family, types: Mapping[str, GGMLQuan
         if kind is None or PLAIN.get(kind) == entry.dtype:
             continue
         if kind != Q.F32 or entry.dtype not in (torch.float16, torch.bfloat16):
-            return {}
+            return None
         narrow[name] = DTYPE_NAMES[entry.dtype]
         if family.norm_offset and name.endswith("norm.weight"):
             value = entry.read(0, None)
             if not torch.equal(((value.float() + 1) - 1).to(entry.dtype), value):
-                return {}
+                return None
     return narrow
 
 

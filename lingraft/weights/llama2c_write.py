@@ -27,7 +27,7 @@ EPSILON, THETA = 1e-5, 10000.0
 
 def write(checkpoint: Checkpoint, out: Path, version: int = 0, group: int = 64, findings: Findings | None = None,
           progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
-    """Write the model to the file ``out``; returns {"version", "tensors"}.
+    """Write the model to the file ``out``; returns {"version", "exact"}.
 
     ``group`` is how many values share a scale in v2; it is halved until it divides the width. Errors:
     `unknown-format` for anything but a plain Llama, `config-mismatch` where run.c would compute something else.
@@ -45,7 +45,8 @@ def write(checkpoint: Checkpoint, out: Path, version: int = 0, group: int = 64, 
             _write_tensor(file, _source(checkpoint, name, shape), shape.group if shape.quantised(name) else 0)
             if progress is not None:
                 progress(header(checkpoint.tensors, name).nbytes)
-    return {"version": version, "tensors": len(list(shape.order())) - (version == 0)}
+    exact = version < 2 and all(header(checkpoint.tensors, n).dtype == torch.float32 for n in checkpoint.tensors)
+    return {"version": version, "exact": exact}
 
 
 def write_tokenizer(checkpoint: Checkpoint, out: Path) -> bool:

@@ -44,7 +44,7 @@ def write(checkpoint: Checkpoint, out: Path, shards: int = 1,
           progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
     """Write ``shards`` consolidated files, params.json and the tokenizer into the existing folder ``out``.
 
-    Returns {"shards", "tensors"}.
+    Returns {"shards"}.
     Errors: `unknown-format` for anything but a Llama, `config-mismatch` for heads that cannot be cut so.
     """
     config = checkpoint.config
@@ -65,7 +65,7 @@ def write(checkpoint: Checkpoint, out: Path, shards: int = 1,
         (out / file_name).write_bytes(content)
     for file in checkpoint.side_files:
         shutil.copyfile(file, out / file.name)
-    return {"shards": shards, "tensors": len(pieces)}
+    return {"shards": shards}
 
 
 def _pieces(checkpoint: Checkpoint, shards: int) -> dict[str, _Piece]:

@@ -32,9 +32,9 @@ def read(path: Path) -> Checkpoint:
     `unknown-format` for Meta's names without the number of heads.
     """
     findings, entries = Findings(), dict[str, Entry]()
-    for file in _files(path):
+    for file in [path] if path.is_file() else _files(path):
         try:
-            found = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
+            found = pickles.read_file(file) if _is_pickle(file) else safetensors.read_file(file)
             if twice := sorted(entries.keys() & found.entries.keys()):
                 refuse("corrupt-file", f"{file} holds {twice[0]}, which another file of {path} holds, too",
                        "name the file that you mean, not the folder", file, twice[0])  # fmt: skip
@@ -49,19 +49,21 @@ def read(path: Path) -> Checkpoint:
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [path] if path.suffix == ".safetensors" or _is_pickle(path) else []
+        return [path] if path.suffix == ".safetensors" or (path.suffix in PICKLES and _is_pickle(path)) else []
     if not path.is_dir():
         return []
     files = [f for f in sorted(path.iterdir()) if f.is_file() and not f.name.startswith((".", *STATE))]
-    return [f for f in files if f.suffix == ".safetensors"] or [f for f in files if _is_pickle(f)]
+    return [f for f in files if f.suffix == ".safetensors"] or [
+        f for f in files if f.suffix in PICKLES and _is_pickle(f)
+    ]
 
 
 def _is_pickle(path: Path) -> bool:
-    if path.suffix not in PICKLES:
-        return False
+    """Tell by the first bytes; an LFS pointer and an empty file count by their suffix."""
     with path.open("rb") as file:
         first = file.read(16)
-    return first.startswith((b"PK", b"\x80", b"version https:")) or not first
+    damaged = not first or first.startswith(b"version https:")
+    return first.startswith((b"PK", b"\x80\x02")) or (damaged and path.suffix in PICKLES)
 
 
 def _in_hf_layout(path: Path, entries: Mapping[str, Entry], config: Mapping[str, object]) -> dict[str, Entry]:
