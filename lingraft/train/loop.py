@@ -147,13 +147,16 @@ def total_steps(chosen: Mapping[str, Any], examples: Examples) -> int:
 
 def quiet() -> None:
     """Silence what users can do nothing about: progress bars and notices of the libraries below."""
+    import logging as python_logging
     import warnings
 
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft|torch|transformers|accelerate")
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # speaks while peft imports it
+    for module in ("peft", "torch", "transformers", "accelerate"):
+        warnings.filterwarnings("ignore", module=module)
 
 
 def _losses(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

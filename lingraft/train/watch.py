@@ -32,8 +32,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         for group in more["optimizer"].param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None and not math.isfinite(float(parameter.grad.sum())):
-                    refuse("training-diverged", f"a gradient is not finite at step {state.global_step + 1}",
-                           "lower trainer.learning_rate; the last good checkpoint is kept", args.output_dir)  # fmt: skip
+                    message = f"a gradient is not finite at step {state.global_step + 1}"
+                    remedy = "lower trainer.learning_rate; the last good checkpoint is kept"
+                    refuse("training-diverged", message, remedy, args.output_dir)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:  # noqa: ARG002
         """Ask for a checkpoint when one is due, and after the last step."""
