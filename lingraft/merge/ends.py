@@ -68,10 +68,14 @@ def _by_class(config: Mapping[str, Any]) -> str | None:
 
 
 def with_alias(weights: Lazy, ends: Ends) -> Lazy:
-    """Return the weights with a tied head under its own name."""
+    """Return the weights with a tied head, and the bias tied with it, under their own names."""
     if not ends.tied or ends.head is None or ends.embedding is None:
         return weights
-    return Lazy({**weights.entries, ends.head: weights.entries[ends.embedding]})
+    entries = {**weights.entries, ends.head: weights.entries[ends.embedding]}
+    bias, twin = BIASES.get(ends.head, ("", ""))
+    if bias in entries:
+        entries.setdefault(twin, entries[bias])
+    return Lazy(entries)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mappin
     """
     if not ends.tied or ends.embedding is None or ends.head is None:
         return Settled(weights, ends, config)
+    weights = _settle_bias(weights, ends.head, updates)
     first, last = (_changes(updates.get(name, ())) for name in (ends.embedding, ends.head))
     rows_alone = bool(first) and not last and all(isinstance(u, Rows) for u in first)
     if _alike(first, last) or rows_alone or (kept_tied and not (first and last)):
@@ -112,6 +117,14 @@ def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mappin
     return _one(weights, ends, config, changed) if wish == "tie" else _untied(weights, ends, config)
 
 
+def _settle_bias(weights: Lazy, head: str, updates: Mapping[str, Sequence[Update]]) -> Lazy:
+    """Drop the alias of a tied bias again, unless an adapter changed the two differently."""
+    bias, twin = BIASES.get(head, ("", ""))
+    if twin not in weights or not _alike(updates.get(bias, ()), updates.get(twin, ())):
+        return weights
+    return Lazy({name: entry for name, entry in weights.entries.items() if name != twin})
+
+
 def _changes(updates: Sequence[Update]) -> list[Update]:
     return [u for u in updates if not isinstance(u, Extend)]
 
@@ -128,8 +141,8 @@ def _untied(weights: Lazy, ends: Ends, config: Mapping[str, Any], both: Sequence
     if both:
         entries[str(ends.head)] = entries[str(ends.embedding)]
     bias, twin = BIASES.get(str(ends.head), ("", ""))
-    if bias in entries and twin not in entries:
-        entries[twin] = entries[bias]
+    if bias in entries:
+        entries.setdefault(twin, entries[bias])
     return Settled(Lazy(entries), replace(ends, tied=False), _with_tie(config, False))
 
 

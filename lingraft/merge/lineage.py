@@ -156,9 +156,7 @@ def adapter_rows(adapter: Path) -> int | None:
 def token_indices(config: Mapping[str, Any]) -> dict[str, list[int]]:
     """Return the trainable token indices of an adapter_config.json by layer name ('' for the input embedding)."""
     if str(config.get("peft_type")) == "TRAINABLE_TOKENS":
-        targets = config.get("target_modules") or ""
-        names = [targets] if isinstance(targets, str) else list(targets)
-        return {name: [int(i) for i in config.get("token_indices") or []] for name in names}
+        return {"": [int(i) for i in config.get("token_indices") or []]}
     given = config.get("trainable_token_indices")
     if isinstance(given, dict):
         return {str(name): [int(i) for i in indices] for name, indices in given.items()}
