@@ -1,0 +1,58 @@
+"""`lingraft verify MODEL`: is what lies beside manifest.json still what the receipt says was written?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lingraft.problems import Findings, refuse
+from lingraft.weights.fingerprint import combine, digest, line
+from lingraft.weights.formats import open_checkpoint
+from lingraft.weights.json_file import read_json
+from lingraft.weights.shards import few
+from lingraft.weights.tensors import header
+
+MANIFEST = "manifest.json"
+
+
+def verify_receipt(path: Path, findings: Findings) -> dict[str, Any]:
+    """Return `fingerprint`, `recorded` and `match`; where the receipt lists tensors, also which ones differ.
+
+    Errors: `not-found` without a receipt or without a fingerprint in it. Problem: `fingerprint-mismatch`.
+    """
+    folder = path if path.is_dir() else path.parent
+    if not (folder / MANIFEST).is_file():
+        refuse("not-found", f"{folder} has no {MANIFEST} to hold its weights against",
+               "add --base BASE --adapter ADAPTER to verify a merge, or name a directory that lingraft wrote",
+               folder / MANIFEST)
+    receipt = read_json(folder / MANIFEST)
+    recorded = receipt.get("fingerprint") or _nested(receipt).get("fingerprint")
+    if not isinstance(recorded, str):
+        refuse("not-found", f"{folder / MANIFEST} records no fingerprint", "verify the stage that wrote weights",
+               folder / MANIFEST)
+    weights = open_checkpoint(path).tensors
+    lines = {name: line(name, (entry := header(weights, name)).dtype, entry.shape, digest(weights, name))
+             for name in weights}
+    found = combine(lines.values())
+    differing = _differing(receipt.get("tensors"), lines)
+    if found != recorded:
+        names = f"; {len(differing)} tensors differ: {few(differing)}" if differing else ""
+        findings.problem("fingerprint-mismatch", f"{folder}: the weights are {found[:16]}…, the receipt says "
+                         f"{recorded[:16]}…{names}", "restore the files, or make the result again", folder,
+                         differing[0] if differing else None)
+    return {"path": str(path), "fingerprint": found, "recorded": recorded, "match": found == recorded,
+            "different": differing, "modules": [], "embeddings": []}
+
+
+def _nested(receipt: Mapping[str, Any]) -> Mapping[str, Any]:
+    value = receipt.get("result")
+    return value if isinstance(value, Mapping) else {}
+
+
+def _differing(tensors: object, lines: Mapping[str, str]) -> list[str]:
+    """Name the tensors whose digest is not the recorded one: `tensors` maps names to hex digests."""
+    if not isinstance(tensors, Mapping):
+        return []
+    held = {name: text.rstrip("\n").rpartition("\t")[2] for name, text in lines.items()}
+    return sorted(str(name) for name in {*tensors, *held} if tensors.get(name) != held.get(str(name)))

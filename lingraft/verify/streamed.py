@@ -1,0 +1,156 @@
+"""Run a model straight from disk: never more of it in memory than one module's weights.
+
+The transformers model is built on the meta device; before a module that owns parameters runs, they are read, and
+after it they are dropped. The embedding reads only the rows that are asked for, and the head works in blocks of
+rows. So a 7B model needs the memory of its largest matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lingraft.weights.tensors import Entry, Lazy, Tensor, row_blocks
+
+BLOCK = 64 << 20
+LISTS = ("layers", "h", "layer", "blocks", "block")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a model made of a probe: hidden states by module name (first the embedding), and its logits."""
+
+    hidden: Mapping[str, Tensor]
+    logits: Tensor
+
+
+class Unrunnable(Exception):
+    """The model cannot be built or its parameters are not in the weights under their names; says why."""
+
+
+def run(config: Mapping[str, Any], weights: Lazy, ids: Tensor) -> Outcome:
+    """Run a causal language model in float32 over token ids (1, n). Error: `Unrunnable`."""
+    model = _build(config)
+    names = _Names(weights, getattr(model, "base_model_prefix", ""))
+    hidden: dict[str, Tensor] = {}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None:
+        raise Unrunnable("it has no head that gives logits")
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if module is head and type(module) is nn.Linear:
+            tied = names.find(f"{name}.weight", own=True) is None
+            source = names.entry(_name_of(model, embedding) + ".weight" if tied else f"{name}.weight")
+            bias = names.entry(f"{name}.bias").read(0, None).float() if module.bias is not None else None
+            model.set_output_embeddings(_Head(source, bias))
+        elif module is embedding and type(module) is nn.Embedding:
+            model.set_input_embeddings(_Embedding(names.entry(f"{name}.weight")))
+        elif own:
+            _stream(module, {key: names.entry(f"{name}.{key}" if name else key) for key in own})
+    for name, module in _layers(model):
+        module.register_forward_hook(_keep(hidden, name))
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+    return Outcome(hidden, logits.float())
+
+
+def _build(config: Mapping[str, Any]) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    fields = {k: v for k, v in config.items() if k not in ("model_type", "quantization_config", "torch_dtype", "dtype")}
+    try:
+        made = AutoConfig.for_model(str(config.get("model_type")), **fields)
+        made._attn_implementation = "sdpa"
+        with init_empty_weights(include_buffers=False):
+            return AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
+    except Exception as error:  # a config may break a model's constructor in any way
+        raise Unrunnable(f"transformers cannot build it: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Finds a live model's parameter on disk, where the model's prefix (`transformer.`) may be missing."""
+
+    weights: Lazy
+    prefix: str
+
+    def find(self, name: str, own: bool = False) -> str | None:
+        bare = name.removeprefix(self.prefix + ".")
+        tries = (name,) if own else (name, bare, f"{self.prefix}.{name}")
+        return next((n for n in tries if n in self.weights), None)
+
+    def entry(self, name: str) -> Entry:
+        found = self.find(name)
+        if found is None:
+            raise Unrunnable(f"the weights hold no {name}")
+        return self.weights.entries[found]
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(str(name) for name, module in model.named_modules() if module is wanted)
+
+
+def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    lists = [(name, module) for name, module in model.named_modules()
+             if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in LISTS]
+    if not lists:
+        return []
+    name, longest = max(lists, key=lambda item: len(item[1]))
+    return [(f"{name}.{i}", layer) for i, layer in enumerate(longest)]
+
+
+def _keep(hidden: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        hidden[name] = (output[0] if isinstance(output, tuple) else output).detach().clone()
+
+    return hook
+
+
+def _stream(module: nn.Module, entries: Mapping[str, Entry]) -> None:
+    empty = {key: getattr(module, key) for key in entries}
+
+    def load(_module: nn.Module, _inputs: Any) -> None:
+        for key, entry in entries.items():
+            value = entry.read(0, None).float()
+            if value.shape != empty[key].shape:
+                raise Unrunnable(f"{key} is {list(value.shape)} where the config gives {list(empty[key].shape)}")
+            setattr(module, key, nn.Parameter(value, requires_grad=False))
+
+    def drop(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        for key, value in empty.items():
+            setattr(module, key, value)
+
+    module.register_forward_pre_hook(load)
+    module.register_forward_hook(drop)
+
+
+class _Embedding(nn.Module):
+    """An embedding that reads the rows it is asked for."""
+
+    def __init__(self, rows: Entry) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        unique, where = torch.unique(ids, return_inverse=True)
+        held = torch.cat([self.rows.read(int(i), int(i) + 1).float() for i in unique])
+        return held[where]
+
+
+class _Head(nn.Module):
+    """A head that multiplies by blocks of its rows."""
+
+    def __init__(self, rows: Entry, bias: Tensor | None) -> None:
+        super().__init__()
+        self.rows, self.bias = rows, bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        parts = [hidden @ self.rows.read(start, stop).float().T
+                 for start, stop in row_blocks(self.rows.shape, 4, BLOCK)]
+        logits = torch.cat(parts, dim=-1)
+        return logits if self.bias is None else logits + self.bias
