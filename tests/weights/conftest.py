@@ -1,0 +1,63 @@
+"""Fixtures of the formats: a tiny Llama with eight heads, llama.cpp, the published model, real DeepSpeed runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from weights_judges import LlamaCpp
+
+
+@pytest.fixture(scope="session")
+def eight_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bf16 Llama that can be cut eight ways: 8 key/value heads, 16 heads, an uneven vocabulary of 259."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("models") / "eight-heads"
+    config = LlamaConfig(hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=16,
+                         num_key_value_heads=8, vocab_size=259, max_position_embeddings=64, rms_norm_eps=1e-5,
+                         tie_word_embeddings=False)  # fmt: skip
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def llama_cpp() -> type[LlamaCpp]:
+    """llama.cpp, where it is installed."""
+    pytest.importorskip("xllamacpp")
+    return LlamaCpp
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The published SmolLM2-135M-Instruct as GGUF, out of its Python package's archive."""
+    named = os.environ.get("LINGRAFT_TEST_GGUF")
+    if named and Path(named).is_file():
+        return Path(named)
+    pytest.skip("LINGRAFT_TEST_GGUF names no file: the published SmolLM2 GGUF is not on this machine")
+
+
+@pytest.fixture(scope="session")
+def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a function that trains under a ZeRO stage in two real processes and gives the saved folder."""
+    pytest.importorskip("deepspeed")
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(*arguments: str) -> Path:
+        if arguments not in made:
+            out = tmp_path_factory.mktemp("zero") / "-".join(arguments)
+            command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+                       str(Path(__file__).with_name("deepspeed_run.py")), str(out), *arguments]  # fmt: skip
+            subprocess.run(command, check=True, capture_output=True, timeout=600,
+                           env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})  # fmt: skip
+            made[arguments] = out
+        return made[arguments]
+
+    yield run
