@@ -32,14 +32,3 @@ def is_han(text: str) -> bool:
 def is_piece(text: str) -> bool:
     """Tell whether a text may be a new piece: Han characters and Chinese punctuation, at least one of them Han."""
     return _PIECE.fullmatch(text) is not None and has_han(text)
-
-
-def begins_han(two_bytes: bytes) -> bool:
-    """Tell whether the first two of three UTF-8 bytes can only begin a Han character.
-
-    Then a token of these two bytes never occurs in text without Han. Each such pair stands for 64 code points.
-    """
-    if len(two_bytes) != 2 or not 0xE3 <= two_bytes[0] <= 0xE9 or not 0x80 <= two_bytes[1] <= 0xBF:
-        return False
-    first, last = ((two_bytes + bytes([end])).decode("utf-8", "replace") for end in (0x80, 0xBF))
-    return is_han(first) and is_han(last)

@@ -2,17 +2,14 @@
 
 Byte-pair encoding (Sennrich, Haddow & Birch 2016, section 3.2) simply goes on where the base tokenizer stopped: the
 corpus is encoded with the old merges, and the most frequent pair of neighbouring tokens becomes one token, again
-and again. A pair qualifies only if the result is
+and again. A pair qualifies only if the result is Han characters and nothing else, and, where it joins whole characters,
+a word rather than two that happen to meet: pointwise mutual information decides (Sproat & Shih 1990, "A statistical
+method for finding word boundaries in Chinese text", section 3), so that 的人 is no piece though it is frequent.
 
-- Han characters and nothing else, and, where it joins whole characters, a word rather than two that happen to
-  meet: pointwise mutual information decides (Sproat & Shih 1990, "A statistical method for finding word boundaries
-  in Chinese text", section 3), so that 的人 does not become a piece though it is frequent; or
-- a *bridge*: two bytes that can only begin a Han character. A character whose three bytes are three tokens needs
-  one on its way, because every step of a merge is a token too.
-
-Why merges and not `added_tokens`: those cut the text before BPE sees it, match greedily anywhere, take a scan of
-their own, and are special tokens in some runtimes; a merge that ranks after all old ones acts only where the old
-ones leave off, so old segmentations are untouched, and every runtime reads it.
+This suits a base whose Han characters are whole tokens already (Qwen, Llama-3): a merge that ranks after all old ones
+acts only where the old ones leave off, and every runtime reads it alike. Where characters are broken into bytes,
+every step towards a word is a token of its own, most of them single characters and halves of characters: there
+`learn_words` is the better way.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from math import log2
 
 from tokenizers import Tokenizer
 
-from lingraft.vocab.han import begins_han, is_han
+from lingraft.vocab.han import is_han
 
 LONGEST = 6  # characters in a piece
 COHESION = 3.0  # bits of pointwise mutual information that two parts of a word share at least
@@ -47,16 +44,8 @@ class Merge:
 
     @property
     def text(self) -> str:
-        """The piece as a reader sees it; a bridge shows its bytes, ⟨E6 9F⟩."""
-        raw = to_bytes(self.token)
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            return f"⟨{raw.hex(' ').upper()}⟩"
-
-    @property
-    def is_bridge(self) -> bool:
-        return self.text.startswith("⟨")
+        """The piece as a reader sees it."""
+        return to_bytes(self.token).decode()
 
 
 def byte_alphabet() -> dict[int, str]:
@@ -179,7 +168,7 @@ class _State:
 
 def _is_good(raw: bytes) -> bool:
     text = raw.decode("utf-8", "replace")
-    return (is_han(text) and len(text) <= LONGEST) or begins_han(raw)
+    return is_han(text) and len(text) <= LONGEST
 
 
 def _text(token: str) -> str:

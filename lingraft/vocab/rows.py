@@ -22,6 +22,7 @@ STARTS: Mapping[str, str] = {
     "pieces": "lingraft.vocab.starts.pieces",
     "mean": "lingraft.vocab.starts.mean",
     "random": "lingraft.vocab.starts.random",
+    "distil": "lingraft.vocab.starts.distil",
 }
 MULTIPLE = 64
 HEAD_BIAS = "lm_head.bias"

@@ -25,14 +25,14 @@ from lingraft.vocab.budget import Choice, choose
 from lingraft.vocab.corpus import Sample, sample
 from lingraft.vocab.extend_bpe import is_byte_bpe, read_description, size_of, write_tokenizer
 from lingraft.vocab.grown import Grown, Rows
-from lingraft.vocab.learn_bpe import Merge, learn
+from lingraft.vocab.learn import Pieces, learn, old_pieces
 from lingraft.vocab.measure import tokens_per_character
 from lingraft.vocab.rows import embedding_name, grow, is_tied, start_of
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import HEAD, fingerprint
 from lingraft.weights.tensors import Checkpoint, header
 
-MOST = 20_000  # pieces that `size: auto` looks at
+MOST = 10_000  # pieces that `size: auto` looks at
 SHOWN = 24
 
 
@@ -84,20 +84,20 @@ def extend(
         refuse("tokenizer-mismatch", f"{base / 'tokenizer.json'} is not a byte-level BPE tokenizer",
                "name a base with a byte-level BPE tokenizer", base / "tokenizer.json")  # fmt: skip
     text = sample(settings.corpus, findings, seed=seed)
-    merges, choice = _pieces(base, text, settings)
+    pieces, choice = _pieces(base, text, settings)
     old_size = size_of(description)
-    new_size = old_size + len(merges)
+    new_size = old_size + len(pieces)
     name = embedding_name(checkpoint.tensors)
     require_space(out, sum(header(checkpoint.tensors, key).nbytes for key in checkpoint.tensors)
-                  + len(merges) * 8 * header(checkpoint.tensors, name).shape[1])  # fmt: skip
+                  + len(pieces) * 8 * header(checkpoint.tensors, name).shape[1])  # fmt: skip
     with output_directory(out, overwrite) as partial:
-        write_tokenizer(base, partial, checkpoint.side_files, merges)
-        rows = start(_grown(checkpoint, partial, merges, old_size, text, seed)) if merges else _no_rows(checkpoint)
+        write_tokenizer(base, partial, checkpoint.side_files, pieces)
+        rows = start(_grown(checkpoint, partial, pieces, old_size, text, seed)) if pieces else _no_rows(checkpoint)
         larger = grow(checkpoint, rows, old_size, new_size, {})
         total = sum(header(larger.tensors, key).nbytes for key in larger.tensors)
         with track("vocab: writing the larger model", total) as progress:
             digest = hf.write(larger, partial, progress=progress)
-        result = _result(base, partial, out, text, merges, choice, old_size, new_size)
+        result = _result(base, partial, out, text, pieces, choice, old_size, new_size)
         _receipt(partial, checkpoint, digest, settings, result, time.monotonic() - began, command)
     say(f"vocab: {result['new_pieces']} new pieces; tokens per character "
         f"{result['tokens_per_character']['before']:.3f} → {result['tokens_per_character']['after']:.3f}")  # fmt: skip
@@ -119,28 +119,26 @@ def _causal(base: Path) -> Checkpoint:
     return checkpoint
 
 
-def _pieces(base: Path, text: Sample, settings: Settings) -> tuple[list[Merge], Choice]:
-    tokenizer = tokenizers.Tokenizer.from_file(str(base / "tokenizer.json"))
-    wanted = settings.size
-    if wanted != "auto":
-        merges = learn(text.runs(), tokenizer, wanted)
-        return merges, Choice(len(merges), f"{len(merges)} new pieces, as asked")
-    merges = learn(text.runs(), tokenizer, MOST)
-    tokens = round(tokens_per_character(tokenizer, text.texts) * sum(map(len, text.texts)))
-    choice = choose(merges, tokens, settings.budget_tokens)
-    return merges[: choice.size], choice
+def _pieces(base: Path, text: Sample, settings: Settings) -> tuple[Pieces, Choice]:
+    tokenizer = _tokenizer(base)
+    if settings.size != "auto":
+        pieces = learn(text.runs(), tokenizer, settings.size)
+        fewer = "" if len(pieces) == settings.size else f"; {settings.size:,} were asked for, the corpus has no more"
+        return pieces, Choice(len(pieces), f"{len(pieces):,} new pieces, as asked{fewer}")
+    pieces = learn(text.runs(), tokenizer, MOST)
+    tokens = round(tokens_per_character(tokenizer, text.texts) * text.characters)
+    return choose(pieces, tokens, settings.budget_tokens, text.share)
 
 
-def _grown(base: Checkpoint, folder: Path, merges: Sequence[Merge], old_size: int, text: Sample, seed: int) -> Grown:
-    tokenizer = tokenizers.Tokenizer.from_file(str(base.path / "tokenizer.json"))
-    vocab = tokenizer.get_vocab()
-    made: dict[str, tuple[int, ...]] = {}
-    for merge in merges:  # a piece is its two parts' old pieces, one after the other
-        left, right = (made.get(part) or (vocab[part],) for part in (merge.left, merge.right))
-        made[merge.token] = left + right
+def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def _grown(base: Checkpoint, folder: Path, pieces: Pieces, old_size: int, text: Sample, seed: int) -> Grown:
     head = None if is_tied(base) else base.tensors[HEAD]
-    return Grown(base.path, folder, base.tensors[embedding_name(base.tensors)], head, old_size,
-                 tuple(made.values()), text.texts, seed)  # fmt: skip
+    old = old_pieces([piece.text for piece in pieces], _tokenizer(base.path))
+    return Grown(base.path, folder, base.tensors[embedding_name(base.tensors)], head, old_size, tuple(old),
+                 text.texts, seed)  # fmt: skip
 
 
 def _no_rows(base: Checkpoint) -> Rows:
@@ -148,17 +146,14 @@ def _no_rows(base: Checkpoint) -> Rows:
     return Rows(torch.empty(0, width), None if is_tied(base) else torch.empty(0, width))
 
 
-def _result(base: Path, folder: Path, out: Path, text: Sample, merges: Sequence[Merge], choice: Choice,
+def _result(base: Path, folder: Path, out: Path, text: Sample, pieces: Pieces, choice: Choice,
             old_size: int, new_size: int) -> dict[str, Any]:  # fmt: skip
-    before, after = (tokens_per_character(tokenizers.Tokenizer.from_file(str(place / "tokenizer.json")), text.texts)
-                     for place in (base, folder))  # fmt: skip
-    shown = [merge.text for merge in merges if not merge.is_bridge]
-    words = [text for text in shown if len(text) > 1]
+    before, after = (tokens_per_character(_tokenizer(place), text.texts) for place in (base, folder))
     return {
-        "new_pieces": len(merges), "old_size": old_size, "new_size": new_size,
+        "new_pieces": len(pieces), "old_size": old_size, "new_size": new_size,
         "rows": hf.read_config(folder)["vocab_size"],
         "tokens_per_character": {"before": before, "after": after}, "out": str(out), "why": choice.why,
-        "examples": (words + [text for text in shown if len(text) == 1])[:SHOWN],
+        "examples": [piece.text for piece in pieces[:SHOWN]],
     }  # fmt: skip
 
 

@@ -21,11 +21,12 @@ Base = Callable[..., Path]
 
 def grown(base: Path, corpus: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     out = base.parent / "larger"
-    return out, extend(base, out, corpus=[corpus], findings=Findings(), **{"size": 40, **settings})
+    return out, extend(base, out, corpus=[corpus], findings=Findings(), **{"size": 20, **settings})
 
 
-def test_text_without_han_encodes_exactly_as_before(make_base: Base, corpus: Path) -> None:
-    base = make_base()
+@pytest.mark.parametrize("whole", [False, True])
+def test_text_without_han_encodes_exactly_as_before(make_base: Base, corpus: Path, whole: bool) -> None:
+    base = make_base(whole=whole)
     out, _ = grown(base, corpus)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
     for text in WITHOUT_HAN:
@@ -33,8 +34,9 @@ def test_text_without_han_encodes_exactly_as_before(make_base: Base, corpus: Pat
         assert new(text).input_ids == old(text).input_ids
 
 
-def test_chinese_takes_fewer_tokens_and_decodes_to_itself(make_base: Base, corpus: Path) -> None:
-    base = make_base()
+@pytest.mark.parametrize("whole", [False, True])
+def test_chinese_takes_fewer_tokens_and_decodes_to_itself(make_base: Base, corpus: Path, whole: bool) -> None:
+    base = make_base(whole=whole)
     out, answer = grown(base, corpus)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
     for text in [*CHINESE, MIXED, *WITHOUT_HAN]:
@@ -43,18 +45,20 @@ def test_chinese_takes_fewer_tokens_and_decodes_to_itself(make_base: Base, corpu
     assert answer["tokens_per_character"]["after"] < answer["tokens_per_character"]["before"]
 
 
-def test_old_pieces_keep_their_ids_and_new_ones_follow_the_special_tokens(make_base: Base, corpus: Path) -> None:
-    base = make_base()
+@pytest.mark.parametrize("whole", [False, True])
+def test_old_ids_stay_and_new_ones_follow_the_special_tokens(make_base: Base, corpus: Path, whole: bool) -> None:
+    base = make_base(whole=whole)
     out, answer = grown(base, corpus)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
     assert {token: new.get_vocab()[token] for token in old.get_vocab()} == old.get_vocab()
     assert sorted(set(new.get_vocab().values()) - set(old.get_vocab().values())) == list(
         range(answer["old_size"], answer["new_size"]))  # fmt: skip
-    assert answer["old_size"] == len(old) and answer["new_size"] == len(new) == len(old) + 40
+    assert answer["old_size"] == len(old) and answer["new_size"] == len(new) == len(old) + 20
 
 
-def test_template_and_special_tokens_are_kept(make_base: Base, corpus: Path) -> None:
-    base = make_base()
+@pytest.mark.parametrize("whole", [False, True])
+def test_template_and_special_tokens_are_kept(make_base: Base, corpus: Path, whole: bool) -> None:
+    base = make_base(whole=whole)
     out, _ = grown(base, corpus)
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
     assert new.special_tokens_map == old.special_tokens_map and new.all_special_ids == old.all_special_ids
@@ -145,3 +149,15 @@ def test_a_base_that_is_no_causal_model_is_refused(make_base: Base, corpus: Path
 
 def test_an_unknown_start_is_refused_with_the_known_ones(make_base: Base, corpus: Path) -> None:
     assert refused(make_base(), corpus, init="magic") == ("recipe-invalid",)
+
+
+@pytest.mark.parametrize(("whole", "grows"), [(True, "merges"), (False, "added_tokens")])
+def test_whole_characters_get_merges_and_broken_ones_whole_words(
+    make_base: Base, corpus: Path, whole: bool, grows: str
+) -> None:
+    base = make_base(whole=whole)
+    out, _ = grown(base, corpus)
+    old, new = (json.loads((p / "tokenizer.json").read_text(encoding="utf-8")) for p in (base, out))
+    more = {"merges": len(new["model"]["merges"]) - len(old["model"]["merges"]),
+            "added_tokens": len(new["added_tokens"]) - len(old["added_tokens"])}  # fmt: skip
+    assert more == {"merges": 0, "added_tokens": 0, grows: 20}
