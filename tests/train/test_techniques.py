@@ -1,0 +1,153 @@
+"""Each technique moves exactly the parameters it means, and what it saves loads in plain peft."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lingraft.merge.lineage import adapter_fingerprint, read_lineage
+from lingraft.problems import Refusal
+from lingraft.recipe import parse_technique
+from lingraft.train import loop, pretrain, sft
+from lingraft.train.techniques import TABLE
+
+IDS = torch.tensor([[3, 50, 90, 120, 200]])
+
+
+def _logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        result: torch.Tensor = model.eval()(IDS).logits
+    return result
+
+
+def _train(make_stage: Any, base: Path, techniques: list[Any], **more: Any) -> tuple[Any, Any]:
+    """Train, and return the stage and the trained model as it stood in memory."""
+    stage, kept = make_stage(base, techniques, **more), []
+    true = loop.save
+    loop.save = lambda model, *rest: (kept.append(model), true(model, *rest))[1]  # type: ignore[assignment]
+    try:
+        (sft if stage.name == "sft" else pretrain).run(stage)
+    finally:
+        loop.save = true
+    return stage, kept[0]
+
+
+@pytest.mark.parametrize("kind", ["lora", "rslora", "dora"])
+def test_adapters_reload_in_plain_peft_with_the_logits_they_were_trained_to(
+    make_stage: Any, tiny_llama: Path, kind: str
+) -> None:
+    stage, live = _train(make_stage, tiny_llama, [{"kind": kind, "r": 4}])
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), stage.out)
+    torch.testing.assert_close(_logits(again), _logits(live), atol=1e-5, rtol=1e-5)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    assert (_logits(again) - _logits(base)).abs().max() > 1e-4
+
+
+def test_lora_on_named_layers_touches_only_those(make_stage: Any, tiny_llama: Path) -> None:
+    stage, _ = _train(make_stage, tiny_llama, [{"kind": "lora", "targets": ["q_proj"]}])
+    names = load_file(stage.out / "adapter_model.safetensors")
+    assert names and all(".q_proj.lora_" in name for name in names)
+
+
+def test_targets_without_a_match_name_the_layers_that_exist(make_stage: Any, tiny_llama: Path) -> None:
+    with pytest.raises(Refusal) as refused:
+        pretrain.run(make_stage(tiny_llama, [{"kind": "lora", "targets": ["c_attn"]}]))
+    (problem,) = refused.value.problems
+    assert problem.code == "recipe-invalid" and "q_proj" in problem.message and "c_attn" in problem.message
+
+
+def _grown(base: Path, folder: Path) -> Path:
+    shutil.copytree(base, folder)
+    (folder / "manifest.json").write_text(json.dumps({"result": {"old_size": 100, "new_size": 400}}))
+    return folder
+
+
+@pytest.mark.parametrize("base_name", ["tiny_llama", "tiny_untied"])
+def test_new_rows_alone_move_and_a_tied_head_moves_with_them(
+    make_stage: Any, tmp_path: Path, base_name: str, request: pytest.FixtureRequest
+) -> None:
+    base = _grown(request.getfixturevalue(base_name), tmp_path / "grown")
+    stage, _ = _train(make_stage, base, [{"kind": "lora", "r": 4, "rows": "new"}])
+    before = AutoModelForCausalLM.from_pretrained(base)
+    after = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), stage.out).merge_and_unload()
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        moved = (getattr(before, get)().weight != getattr(after, get)().weight).any(1)
+        assert not moved[:100].any() and moved[100:].any()
+    tied = after.get_input_embeddings().weight.data_ptr() == after.get_output_embeddings().weight.data_ptr()
+    assert tied == (base_name == "tiny_llama")
+
+
+def test_new_rows_without_a_vocabulary_stage_are_refused(make_stage: Any, tiny_llama: Path) -> None:
+    with pytest.raises(Refusal) as refused:
+        pretrain.run(make_stage(tiny_llama, [{"kind": "lora", "rows": "new"}]))
+    assert refused.value.problems[0].code == "recipe-invalid"
+
+
+def test_saved_modules_are_trained_in_full_and_stay_tied(make_stage: Any, tiny_llama: Path) -> None:
+    stage, live = _train(make_stage, tiny_llama, [{"kind": "lora", "save": ["embed_tokens", "lm_head"]}])
+    names = load_file(stage.out / "adapter_model.safetensors")
+    assert any("embed_tokens" in name for name in names)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), stage.out)
+    torch.testing.assert_close(_logits(again), _logits(live), atol=1e-5, rtol=1e-5)
+
+
+def test_full_moves_everything_and_saves_a_whole_model(make_stage: Any, tiny_llama: Path) -> None:
+    stage, live = _train(make_stage, tiny_llama, ["full"])
+    after, before = (AutoModelForCausalLM.from_pretrained(p) for p in (stage.out, tiny_llama))
+    changed = [n for n, p in after.named_parameters() if not torch.equal(p, before.get_parameter(n))]
+    assert len(changed) == len(list(before.named_parameters()))
+    torch.testing.assert_close(_logits(after), _logits(live))
+
+
+def test_frozen_layers_and_embeddings_stay(make_stage: Any, tiny_llama: Path) -> None:
+    stage, _ = _train(make_stage, tiny_llama, [{"kind": "freeze", "first": 1, "embeddings": True}])
+    after, before = (AutoModelForCausalLM.from_pretrained(p) for p in (stage.out, tiny_llama))
+    changed = {n for n, p in after.named_parameters() if not torch.equal(p, before.get_parameter(n))}
+    wanted = {n for n, _ in before.named_parameters() if ".layers.1." in n or n == "model.norm.weight"}
+    assert changed == wanted
+
+
+def test_a_later_stage_trains_on_the_adapters_below_and_says_so(make_stage: Any, tiny_llama: Path) -> None:
+    first, _ = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 4}], out="first")
+    second, live = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 2}], name="sft", out="second",
+                          adapters=(first.out,))  # fmt: skip
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), first.out).merge_and_unload()
+    both = PeftModel.from_pretrained(model, second.out)
+    torch.testing.assert_close(_logits(both), _logits(live), atol=1e-5, rtol=1e-5)
+    chain = read_lineage(second.out)
+    assert chain is not None and [link.fingerprint for link in chain.adapters] == [adapter_fingerprint(first.out)]
+
+
+def test_the_tokenizer_lies_beside_the_adapter_byte_for_byte(make_stage: Any, tiny_llama: Path) -> None:
+    stage, _ = _train(make_stage, tiny_llama, ["lora"], name="sft", template="alpaca")
+    assert (stage.out / "tokenizer.json").read_bytes() == (tiny_llama / "tokenizer.json").read_bytes()
+    assert "### Instruction" in (stage.out / "chat_template.jinja").read_text()
+
+
+def test_early_stopping_keeps_the_best_checkpoint(make_stage: Any, tiny_llama: Path) -> None:
+    trainer = {"max_steps": 6, "learning_rate": 50.0, "eval_steps": 1, "warmup_steps": 0}
+    stage, _ = _train(make_stage, tiny_llama, ["lora", {"kind": "early_stopping", "patience": 2}],
+                      trainer=trainer, validation=0.2)  # fmt: skip
+    from lingraft.train.watch import read_log
+
+    losses = [row["eval_loss"] for row in read_log(stage.work / "log.jsonl") if "eval_loss" in row]
+    best = losses.index(min(losses)) + 1
+    kept = load_file(stage.work / "checkpoints" / f"checkpoint-{best}" / "trained.safetensors")
+    saved = load_file(stage.out / "adapter_model.safetensors")
+    assert len(losses) < 6 and all(any(torch.equal(k, s) for k in kept.values()) for s in saved.values())
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_every_kind_in_the_table_reads_from_a_recipe_and_refuses_unknown_keys(kind: str) -> None:
+    example: dict[str, Any] = {"kind": kind} | ({"first": 1} if kind == "freeze" else {})
+    assert parse_technique(example).kind == kind
+    with pytest.raises(ValueError, match="surprise"):
+        parse_technique({**example, "surprise": 1})
