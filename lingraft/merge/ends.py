@@ -17,7 +17,7 @@ from lingraft.merge.equal import same
 from lingraft.merge.names import embeds
 from lingraft.merge.updates import Extend, LowRank, LowRankEmbedding, Replace, Rows, Update
 from lingraft.problems import Findings
-from lingraft.weights.tensors import Lazy
+from lingraft.weights.tensors import Entry, Lazy
 
 Tied = Literal["auto", "tie", "untie"]
 HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight",
@@ -102,7 +102,7 @@ def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mappin
     rows_alone = bool(first) and not last and all(isinstance(u, Rows) for u in first)
     if _alike(first, last) or rows_alone or (kept_tied and not (first and last)):
         if wish == "untie" and (first or last):
-            return _untied(weights, ends, config, first if not last else last)
+            return _untied(weights, ends, config, last or first)
         return _one(weights, ends, config, ends.embedding if first or not last else ends.head)
     if first and last:
         if wish == "tie":

@@ -56,8 +56,8 @@ def class_of(adapter: Adapter, config: Mapping[str, Any]) -> str | None:
     if named and any(str(named).endswith(ending) for ending in TASKS.values()):
         return str(named)
     ending = TASKS.get(str(adapter.config.get("task_type")))
-    base = next(iter(config.get("architectures") or ()), None)
-    if ending is None or base is None:
+    base = str(next(iter(config.get("architectures") or ()), ""))
+    if ending is None or not base:
         return None
     stem = next((base.removesuffix(k) for k in KINDS if base.endswith(k)), base)
     return stem + ending

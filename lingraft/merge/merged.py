@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,9 +20,9 @@ from lingraft.merge.ends import Ends, Tied
 from lingraft.merge.heads import apply_head, class_of
 from lingraft.merge.plan import Plan, plan
 from lingraft.merge.updates import apply, rounded
-from lingraft.problems import Findings
+from lingraft.problems import Findings, refuse
 from lingraft.weights.hf import dtype_of
-from lingraft.weights.tensors import Checkpoint, Lazy, header
+from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,17 @@ class Merged:
     model: Model
     fingerprints: tuple[str, ...]
     inside: order.Inside
+    untied: bool
+    quantisation: dict[str, Any] | None = None
+
+    def cast(self, dtype: torch.dtype | None) -> Lazy:
+        """Return the tensors in the dtype to store (None: the base's), every block checked for NaN and overflow."""
+        entries = {}
+        for name, entry in self.model.weights.entries.items():
+            kept = header(self.checkpoint.tensors, name).dtype
+            stored = dtype if dtype is not None and kept.is_floating_point else kept
+            entries[name] = _checked(name, rounded(entry, stored))
+        return Lazy(entries)
 
 
 def merged(base: Checkpoint, adapters: Sequence[Path], findings: Findings, tied: Tied = "auto") -> Checkpoint:
@@ -53,7 +64,8 @@ def merged(base: Checkpoint, adapters: Sequence[Path], findings: Findings, tied:
     return decide(base, [read_adapter(path, findings) for path in adapters], findings, tied).checkpoint
 
 
-def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto") -> Merged:
+def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto",
+           onto: Literal["original", "dequantised"] = "original") -> Merged:  # fmt: skip
     """Check everything that can be known before the base is read in full, and set up the result.
 
     Every problem is collected; one Refusal tells them all.
@@ -72,7 +84,7 @@ def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, ti
     if len(adapters) > 1 and not any(a.lineage for a in adapters):
         evidence.check_steps(adapters, model.plans, weights, findings)
     findings.settle()
-    return Merged(_finish(base, model, adapters), model, tuple(fingerprints), known)
+    return Merged(_finish(base, model, adapters), model, tuple(fingerprints), known, start.ends.tied and not model.ends.tied)
 
 
 def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, base: Path | None = None) -> Model:
@@ -143,3 +155,16 @@ def _finish(base: Checkpoint, model: Model, adapters: Sequence[Adapter]) -> Chec
     entries = {name: rounded(entry, model.dtypes.get(name, usual)) for name, entry in model.weights.entries.items()}
     files = vocabulary.files_for(base.path, base.side_files, [a.path for a in adapters])
     return replace(base, tensors=Lazy(entries), config=model.config, side_files=files)
+
+
+def _checked(name: str, entry: Entry) -> Entry:
+    """Return a tensor that refuses (`non-finite`) to hand out NaN or Inf."""
+
+    def read(start: int, stop: int | None) -> Tensor:
+        block = entry.read(start, stop)
+        if not sound.all_finite(block):
+            refuse("non-finite", f"{name} would hold NaN or Inf in rows {start} to {stop} as {entry.dtype}",
+                   "the base may hold it already (lingraft inspect); float16 ends at 65,504: choose bfloat16", None, name)
+        return block
+
+    return Entry(entry.dtype, entry.shape, read)

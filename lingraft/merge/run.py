@@ -1,34 +1,39 @@
 """`lingraft merge BASE ADAPTER [ADAPTER…] --out DIR`: adapters into the base, in the order given.
 
 The result is written beside its final name and renamed at the end; `manifest.json` beside the weights is the receipt.
+The base is fingerprinted while it is merged: a base that the adapters' lineage does not know is refused at the end at
+the latest, and nothing is left behind.
 """
 
 from __future__ import annotations
 
 import re
-import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from lingraft.merge.adapter import read_adapter
-from lingraft.merge.lineage import versions
+from lingraft.merge import order
+from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Tied
-from lingraft.merge.merged import decide
+from lingraft.merge.memory import Peak
+from lingraft.merge.merged import Merged, decide
+from lingraft.merge.receipt import FILE, Cost, Pace, manifest
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
 from lingraft.progress import track
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import open_checkpoint
-from lingraft.weights.tensors import header
+from lingraft.weights.tensors import Checkpoint, header
 
-MANIFEST = "manifest.json"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+DTYPES = {"keep": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def merge(
@@ -45,38 +50,77 @@ def merge(
     findings: Findings,
     command: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Merge adapters into a base and return `out`, `applied`, `fingerprint`, `seconds`, `peak_memory`."""
+    """Merge adapters into a base and return `out`, `applied`, `fingerprint`, `seconds`, `peak_memory`.
+
+    ``dtype`` is keep, float32, float16 or bfloat16; ``shard_size`` a size such as 5GB. Errors: see the problem codes
+    of `decide`, and `no-space`, `output-exists`, `non-finite` for a value that the dtype cannot hold.
+    """
     started = time.monotonic()
+    cast, size = dtype_named(dtype), parse_size(shard_size)
     check_free(out, overwrite)
-    checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
+    checkpoint = open_base(base)
     read = [read_adapter(path, findings) for path in adapters]
-    decided = decide(checkpoint, read, findings, tied)
-    result = decided.checkpoint
-    wanted = DTYPES.get(dtype)
-    total = sum(header(result.tensors, name).nbytes for name in result.tensors)
-    require_space(out, total)
-    with output_directory(out, overwrite) as partial, track("merge", total) as advance:
-        digest = hf.write(result, partial, parse_size(shard_size),
-                          lambda _, kept: wanted if wanted and kept.is_floating_point else kept, advance)
-        answer = {"out": str(out), "applied": list(decided.model.applied), "fingerprint": digest,
-                  "seconds": round(time.monotonic() - started, 3), "peak_memory": _peak()}
-        write_json(partial / MANIFEST, {
-            "schema": 1, "base": {"path": str(base), "fingerprint": fingerprint(checkpoint.tensors)},
-            "adapters": [{"path": str(a.path), "fingerprint": f} for a, f in zip(read, decided.fingerprints, strict=True)],
-            "fingerprint": digest, "applied": list(decided.model.applied), "versions": versions(), "command": list(command),
-            "seconds": answer["seconds"], "peak_memory": answer["peak_memory"],
-            "allowed": [p.as_json() for p in findings.allowed],
-        })  # fmt: skip
-    return answer
+    with Peak() as peak:
+        decided = decide(checkpoint, read, findings, tied, onto)
+        result = replace(decided.checkpoint, tensors=decided.cast(cast))
+        total = sum(header(result.tensors, name).nbytes for name in result.tensors)
+        require_space(out, total + sum(file.stat().st_size for file in result.side_files))
+        with output_directory(out, overwrite) as partial:
+            with _fingerprinting(checkpoint, total) as (base_digest, advance):
+                digest = hf.write(result, partial, size, progress=advance)
+            _check_base(base, decided, read, base_digest.result(), findings)
+            cost = Cost(round(time.monotonic() - started, 3), peak.bytes)
+            choices = {"dtype": dtype, "shard_size": shard_size, "to": to, "tied": tied, "onto": onto}
+            write_json(partial / FILE, manifest(decided, read, base, base_digest.result(), digest, choices, command, cost,
+                                                findings))  # fmt: skip
+    return {"out": str(out), "applied": list(decided.model.applied), "fingerprint": digest,
+            "seconds": cost.seconds, "peak_memory": cost.peak_memory}  # fmt: skip
+
+
+def open_base(base: Path) -> Checkpoint:
+    """Open a base of any readable format lazily; an adapter is no base."""
+    checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
+    if checkpoint.format == "adapter":
+        refuse("unknown-format", f"{base} is an adapter, not a model", "name the base first: lingraft merge BASE ADAPTER",
+               base)  # fmt: skip
+    return checkpoint
+
+
+def dtype_named(name: str) -> torch.dtype | None:
+    """Return the dtype to store, None for keep. Error: `recipe-invalid`."""
+    if name not in DTYPES:
+        refuse("recipe-invalid", f"dtype {name!r} is none of {', '.join(DTYPES)}", "choose one of them")
+    return DTYPES[name]
 
 
 def parse_size(text: str) -> int:
     """Return a size such as 5GB, 500MB or 2GiB in bytes. Error: `recipe-invalid`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?B|)\s*", text.upper())
-    if not found or float(found[1]) <= 0:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B|)\s*", text.upper())
+    if not found or found[2] not in UNITS or float(found[1]) * UNITS[found[2]] < 1:
         refuse("recipe-invalid", f"shard size {text!r} is no size", "write it as 5GB, 500MB or 2GiB")
     return int(float(found[1]) * UNITS[found[2]])
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+@contextmanager
+def _fingerprinting(base: Checkpoint, total: int) -> Iterator[tuple[Future[str], Any]]:
+    """Fingerprint the base in a thread of its own, just ahead of the one that writes, and show how far that is."""
+    pace = Pace()
+    with ThreadPoolExecutor(1) as pool, track("merge", total) as advance:
+
+        def written(nbytes: int) -> None:
+            advance(nbytes)
+            pace.worked(nbytes)
+
+        future = pool.submit(fingerprint, base.tensors, pace.read)
+        try:
+            yield future, written
+        finally:
+            pace.finish()
+
+
+def _check_base(base: Path, decided: Merged, adapters: Sequence[Adapter], found: str, findings: Findings) -> None:
+    """Hold the base's fingerprint, known only now, against what the adapters say they were trained on."""
+    known = replace(decided.inside, fingerprint=found)
+    given = [order.Given(a.path, f, a.lineage) for a, f in zip(adapters, decided.fingerprints, strict=True)]
+    order.check(base, known, given, findings)
+    findings.settle()

@@ -22,7 +22,7 @@ from lingraft.weights.tensors import Entry, Lazy, Tensor
 class Update(Protocol):
     """What an adapter does to one tensor."""
 
-    def onto(self, below: Entry) -> Entry:
+    def onto(self, below: Entry, /) -> Entry:
         """Return the tensor that lies on top of ``below``; nothing is read yet."""
         ...
 
@@ -41,7 +41,7 @@ class Replace:
 
     value: Entry
 
-    def onto(self, below: Entry) -> Entry:
+    def onto(self, _below: Entry) -> Entry:
         return self.value
 
 
@@ -107,12 +107,10 @@ class LowRank:
         return (into, out) if self.transposed else (out, into)
 
     def rows(self, start: int, stop: int) -> Tensor:
-        a, b = _float(self.a, 0, None), self.b
+        a = _float(self.a, 0, None)
         if self.transposed:
-            product = (_float(b, 0, None) @ a[:, start:stop]).T
-        else:
-            product = _float(b, start, stop) @ a
-        return product.mul_(self.scale)
+            return (_float(self.b, 0, None) @ a[:, start:stop]).T.mul_(self.scale)
+        return (_float(self.b, start, stop) @ a).mul_(self.scale)
 
     def onto(self, below: Entry) -> Entry:
         return _added(self, below)
@@ -173,7 +171,8 @@ class _Columns:
     def factor(self) -> Tensor:
         delta = self.dora.delta.rows(0, self.below.shape[0])
         norm = torch.linalg.norm(self.below.read(0, None).T + delta.T, dim=1)
-        return (_float(self.dora.magnitude, 0, None) / norm).view(1, -1)
+        factor: Tensor = _float(self.dora.magnitude, 0, None) / norm
+        return factor.view(1, -1)
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def rounded(entry: Entry, dtype: torch.dtype) -> Entry:
     return Entry(dtype, entry.shape, lambda start, stop: entry.read(start, stop).to(dtype))
 
 
-_NOTHING = Entry(torch.float32, (0,), lambda start, stop: torch.empty(0))
+_NOTHING = Entry(torch.float32, (0,), lambda _start, _stop: torch.empty(0))
 
 
 def _added(delta: Delta, below: Entry) -> Entry:

@@ -6,22 +6,21 @@ written comes out of the same pass.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from blake3 import blake3
 
 from lingraft.output import write_json
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights import pickles, safetensors
-from lingraft.weights.fingerprint import combine, is_buffer, line, raw_bytes
+from lingraft.weights.fingerprint import combine, is_buffer
 from lingraft.weights.json_file import read_json as read_json
-from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header, row_blocks
+from lingraft.weights.stream import write_shards
+from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header
 
 NAME = "hf"
 SIDE_FILES = (
@@ -154,9 +153,7 @@ def write_weights(
         filled += nbytes
         total += nbytes
     names = shard_names(len(plan), stem)
-    lines: list[str] = []
-    for file, part in zip(names, plan, strict=True):
-        lines += _write_shard(weights, part, out / file, progress)
+    lines = write_shards(weights, [(out / file, part) for file, part in zip(names, plan, strict=True)], progress)
     if len(plan) > 1:
         weight_map = {name: file for file, part in zip(names, plan, strict=True) for name in part}
         write_json(out / f"{stem}.safetensors.index.json",
@@ -169,26 +166,6 @@ def shard_names(count: int, stem: str = "model") -> list[str]:
     if count == 1:
         return [f"{stem}.safetensors"]
     return [f"{stem}-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-
-
-def _write_shard(weights: Weights, part: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], path: Path,
-                 progress: Observer | None) -> list[str]:  # fmt: skip
-    lines = []
-    with path.open("wb") as file:
-        file.write(safetensors.header_bytes(part, {"format": "pt"}))
-        for name, (dtype, shape) in part.items():
-            entry = header(weights, name)
-            hasher = blake3(max_threads=blake3.AUTO)
-            for start, stop in row_blocks(shape, max(dtype.itemsize, entry.dtype.itemsize), BLOCK):
-                data = raw_bytes(entry.read(start, stop).to(dtype))
-                hasher.update(data)
-                file.write(data)
-                if progress is not None:
-                    progress(len(data))
-            lines.append(line(name, dtype, shape, hasher.hexdigest()))
-        file.flush()
-        os.fsync(file.fileno())
-    return lines
 
 
 def dtype_of(weights: Weights) -> torch.dtype:

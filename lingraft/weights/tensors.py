@@ -85,11 +85,19 @@ def header(weights: Weights, name: str) -> Entry:
 
 
 def row_blocks(shape: tuple[int, ...], itemsize: int, block_bytes: int) -> list[tuple[int, int | None]]:
-    """Cut the first dimension into (start, stop) blocks of at most ``block_bytes`` (at least one row each)."""
+    """Cut the first dimension into (start, stop) blocks of about ``block_bytes`` (at least one row each).
+
+    Blocks are whole multiples of 64 rows where that fits, and no remainder is smaller: a matrix product by such
+    blocks gives the same bits as in one piece, whereas BLAS takes other paths for a few odd rows.
+    """
     if not shape or prod(shape) * itemsize <= block_bytes:
         return [(0, None)]
     rows = max(1, block_bytes // max(1, prod(shape[1:]) * itemsize))
-    return [(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
+    rows = rows // 64 * 64 or rows
+    starts = list(range(0, shape[0], rows))
+    if len(starts) > 1 and shape[0] - starts[-1] < min(64, rows):
+        starts.pop()
+    return [(start, stop) for start, stop in zip(starts, [*starts[1:], shape[0]], strict=True)]
 
 
 def _rows(tensor: Tensor, start: int, stop: int | None) -> Tensor:

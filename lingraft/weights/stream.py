@@ -1,0 +1,126 @@
+"""Write tensors as they are computed: reading and arithmetic, hashing, writing and the disk all at the same time.
+
+A tensor passes in blocks of rows and is never whole in memory. The calling thread reads and computes a block; one
+thread hashes the block before it, one writes it, and one keeps asking the disk to begin (a kernel left alone begins
+when it is told to finish).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+
+from lingraft.weights import safetensors
+from lingraft.weights.fingerprint import line, raw_bytes
+from lingraft.weights.tensors import Tensor, Weights, header, row_blocks
+
+BLOCK = 8 << 20  # bytes of a block in float32, in which it is computed
+AHEAD = 4  # blocks that may wait for hashing and writing
+SYNC = 64 << 20  # bytes written before the disk is asked to begin
+
+Shard = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def write_shards(weights: Weights, shards: Sequence[tuple[Path, Shard]],
+                 progress: Callable[[int], object] | None = None) -> list[str]:  # fmt: skip
+    """Write safetensors files and return the fingerprint's line of every tensor; all files are on disk at the end."""
+    lines = []
+    with ExitStack() as stack, _Sink(progress) as sink:
+        for path, shard in shards:
+            file = stack.enter_context(path.open("wb", buffering=0))
+            sink.write(file.fileno(), safetensors.header_bytes(shard, {"format": "pt"}))
+            for name, (dtype, shape) in shard.items():
+                lines.append(_Line(name, dtype, shape, _write_tensor(weights, name, dtype, file.fileno(), sink)))
+            sink.finish(file.fileno())
+    return [item.text() for item in lines]
+
+
+@dataclass(frozen=True)
+class _Line:
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    hasher: blake3
+
+    def text(self) -> str:
+        return line(self.name, self.dtype, self.shape, self.hasher.hexdigest())
+
+
+def _write_tensor(weights: Weights, name: str, dtype: torch.dtype, file: int, sink: _Sink) -> blake3:
+    entry, hasher = header(weights, name), blake3(max_threads=blake3.AUTO)
+    for start, stop in row_blocks(entry.shape, max(4, entry.dtype.itemsize), BLOCK):
+        sink.put(file, hasher, entry.read(start, stop).to(dtype))
+    return hasher
+
+
+class _Sink:
+    """Hashes and writes blocks behind the thread that computes them; a failure surfaces at the next block."""
+
+    def __init__(self, progress: Callable[[int], object] | None) -> None:
+        self.progress = progress
+        self.room = threading.Semaphore(AHEAD)
+        self.hashing, self.writing, self.syncing = (ThreadPoolExecutor(1) for _ in range(3))
+        self.writes: deque[Future[None]] = deque()  # seen by the computing thread alone
+        self.syncs: list[Future[None]] = []  # seen by the writing thread alone, until it has ended
+        self.unsynced = 0
+
+    def __enter__(self) -> _Sink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for pool in (self.hashing, self.writing, self.syncing):
+            pool.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            for future in (*self.writes, *self.syncs):
+                future.result()
+
+    def put(self, file: int, hasher: blake3, block: Tensor) -> None:
+        """Take over a block: it is hashed and written in the order in which blocks come."""
+        self.room.acquire()
+        while self.writes and self.writes[0].done():
+            self.writes.popleft().result()
+        data = raw_bytes(block)
+        hashed = self.hashing.submit(_hash, hasher, data)
+        self.writes.append(self.writing.submit(self._write, file, data, hashed))
+
+    def write(self, file: int, data: bytes) -> None:
+        """Write bytes that are not part of a tensor."""
+        self.writes.append(self.writing.submit(_write_all, file, memoryview(data)))
+
+    def finish(self, file: int) -> None:
+        """Put a file on the disk for good once all of it is written."""
+        self.writes.append(self.writing.submit(self._sync, os.fsync, file))
+
+    def _write(self, file: int, data: memoryview, hashed: Future[None]) -> None:
+        try:
+            _write_all(file, data)
+            self.unsynced += len(data)
+            if self.unsynced >= SYNC:
+                self.unsynced = 0
+                self._sync(os.fdatasync, file)
+            hashed.result()
+        finally:
+            self.room.release()
+        if self.progress is not None:
+            self.progress(len(data))
+
+    def _sync(self, how: Callable[[int], None], file: int) -> None:
+        self.syncs.append(self.syncing.submit(how, file))
+
+
+def _hash(hasher: blake3, data: memoryview) -> None:
+    hasher.update(data)
+
+
+def _write_all(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data):]
