@@ -9,7 +9,8 @@ Half precision merged in half precision (peft does so in a model loaded in bf16)
 change and sum. Values that are exactly what that gives are accepted and told, since merging in float32 is nearer.
 
 In float32 itself noise and a flipped lowest bit look alike, value by value; but noise touches many values and a
-flipped bit touches one. Rows where a few values differ are therefore computed again in float64.
+flipped bit touches one. So where noise would have touched far more values than differ, they are faults; otherwise
+rows where a few values differ are computed again in float64.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ BLOCK = 16 << 20
 EPS = torch.finfo(torch.float32).eps
 NOISE = 8 * EPS  # of the largest change in a row: √rank roundings of a product, rank up to 64
 FEW = 0.01  # of a tensor's values
+STEPS = 3  # times the roundings of a sum, for what is computed in more steps (DoRA, IA3)
 ROWS = 256  # computed again at a time
 
 
@@ -77,9 +79,11 @@ def judge(truth: Truth, name: str, stored: Entry) -> Verdict:
     if seen.bad:
         why = f"{seen.bad:,} values are NaN or infinite"
         return Verdict(float("inf"), Fault(name, None, None, seen.row, seen.rows, why))
-    if seen.tolerated and not copied and seen.tolerated < FEW * max(seen.values, 1):
+    if seen.tolerated and not (copied or seen.in_half) and seen.tolerated < FEW * seen.values:
         _again(truth, name, stored, seen)
-    if seen.doubtful and len(seen.doubtful) > FEW * seen.in_half:
+    if not _all_low_rank(truth, name) and len(seen.doubtful) > FEW * seen.values:
+        seen.in_half += len(seen.doubtful)  # products and norms in half precision: rounded at several places
+    elif seen.doubtful and len(seen.doubtful) > FEW * seen.in_half:
         seen.row = min([*seen.doubtful, *([] if seen.row is None else [seen.row])])
         seen.rows += len(set(seen.doubtful))
     if seen.row is None:
@@ -148,9 +152,13 @@ def _block(truth: Truth, name: str, exact: Tensor, stored: Tensor, span: tuple[i
     near = differs & (apart <= _tolerance(exact, old, stored.dtype))
     beyond = differs & ~near
     if bool(beyond.any()) and stored.dtype.itemsize == 2:
-        beyond = _half(exact, old, stored, apart, beyond, start, seen)
+        steps = 1 if _all_low_rank(truth, name) else STEPS
+        beyond = _half(exact, old, stored, apart, beyond, start, steps, seen)
     if bool(beyond.any()):
         seen.fault(_by_row(beyond), start)
+    if stored.dtype == torch.float32 and _too_few(near, exact, old):
+        seen.fault(_by_row(near), start)
+        return
     seen.tolerated += int(near.sum())
     if bool(near.any()):
         seen.near += (start + _by_row(near).nonzero().flatten()).tolist()
@@ -173,30 +181,42 @@ def _tolerance(exact: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
     change = (exact.float() - old).abs()
     largest = change.reshape(change.shape[0], -1).amax(1) if change.ndim else change.reshape(1)
     noise = NOISE * largest.reshape(-1, *[1] * (change.ndim - 1)) if change.ndim else NOISE * largest[0]
-    half = 0.5 * spacing(exact.float(), dtype).double()
-    own = spacing(exact.float(), torch.float32).double()  # float32's own last rounding
+    half = 0.5 * spacing(exact.float(), dtype)
+    own = spacing(exact.float(), torch.float32)  # float32's own last rounding
     return half + own + noise.double()
 
 
-def _half(exact: Tensor, old: Tensor, stored: Tensor, apart: Tensor, beyond: Tensor, start: int, seen: _Seen) -> Tensor:
+def _half(exact: Tensor, old: Tensor, stored: Tensor, apart: Tensor, beyond: Tensor, start: int, steps: int,
+          seen: _Seen) -> Tensor:
     """Take out the values that a merge in the stored dtype gives; return what is still beyond."""
     dtype = stored.dtype
     change = exact.float() - old
     rounded = old.to(dtype)
     equal = beyond & ((stored == rounded + change.to(dtype)) | (stored == (rounded.float() + change).to(dtype)))
-    loose = sum((0.5 * spacing(t, dtype).double() for t in (exact.float(), old, change)), torch.zeros(()))
-    doubtful = beyond & ~equal & (apart <= loose)
+    loose = sum((0.5 * spacing(t, dtype) for t in (exact.float(), old, change)), torch.zeros(()))
+    doubtful = beyond & ~equal & (apart <= steps * loose)
     seen.in_half += int(equal.sum())
     if bool(doubtful.any()):
         seen.doubtful += (start + doubtful.nonzero()[:, 0]).tolist() if doubtful.ndim else [0]
     return beyond & ~equal & ~doubtful
 
 
+def _too_few(near: Tensor, exact: Tensor, old: Tensor) -> bool:
+    """Tell whether noise would have touched ten times as many values as differ: then something else did."""
+    touched = (EPS * (exact - old).abs() / spacing(exact, torch.float32)).clamp(max=1.0)
+    likely = 0.25 * float(touched.sum())
+    return likely > 10 and 0 < int(near.sum()) < likely / 10
+
+
+def _all_low_rank(truth: Truth, name: str) -> bool:
+    return all(isinstance(update, LowRank) for update in truth.updates.get(name, ()))
+
+
 def _again(truth: Truth, name: str, stored: Entry, seen: _Seen) -> None:
     """Compute rows with a few deviating values in float64, where the updates are plain low-rank products."""
     updates = truth.updates.get(name, ())
     below = truth.base.entries.get(name)
-    if below is None or not updates or not all(isinstance(u, LowRank) for u in updates) or below.shape != stored.shape:
+    if below is None or not updates or not _all_low_rank(truth, name) or below.shape != stored.shape:
         return
     rows = torch.tensor(sorted(seen.near))
     for some in torch.split(rows, ROWS):
@@ -206,7 +226,7 @@ def _again(truth: Truth, name: str, stored: Entry, seen: _Seen) -> None:
             assert isinstance(update, LowRank)
             change += _rows64(update, some)
         found = _gather(stored, some)
-        half = 0.5 * spacing((exact + change).float(), stored.dtype).double()
+        half = 0.5 * spacing((exact + change).float(), stored.dtype)
         beyond = _by_row((found.double() - exact - change).abs() > half + 4 * EPS * change.abs())
         if bool(beyond.any()):
             first = int(some[beyond][0])

@@ -68,7 +68,9 @@ def difference(a: Entry, b: Entry, steps: float | None = None) -> Difference:
 def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the distance between neighbouring numbers of ``dtype`` at each value (one rounding is half of it)."""
     info = torch.finfo(dtype)
-    return (values.abs() * info.eps).clamp(min=info.smallest_normal * info.eps)
+    _, exponent = torch.frexp(values.double())
+    step = torch.ldexp(torch.full_like(values, info.eps, dtype=torch.float64), exponent - 1)
+    return step.clamp(min=info.smallest_normal * info.eps)
 
 
 def _bad(block: Tensor) -> int:

@@ -40,11 +40,12 @@ def run(config: Mapping[str, Any], weights: Lazy, ids: Tensor) -> Outcome:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None:
         raise Unrunnable("it has no head that gives logits")
-    for name, module in model.named_modules():
+    rows = _name_of(model, embedding) + ".weight"
+    for name, module in list(model.named_modules()):
         own = dict(module.named_parameters(recurse=False))
         if module is head and type(module) is nn.Linear:
             tied = names.find(f"{name}.weight", own=True) is None
-            source = names.entry(_name_of(model, embedding) + ".weight" if tied else f"{name}.weight")
+            source = names.entry(rows if tied else f"{name}.weight")
             bias = names.entry(f"{name}.bias").read(0, None).float() if module.bias is not None else None
             model.set_output_embeddings(_Head(source, bias))
         elif module is embedding and type(module) is nn.Embedding:
