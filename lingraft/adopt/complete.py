@@ -1,0 +1,43 @@
+"""Whether weights and config make a whole model, judged by transformers' own class before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lingraft.adopt.probe import build
+from lingraft.adopt.refusals import some
+from lingraft.problems import Findings
+from lingraft.weights.tensors import Entry
+
+SPARE = ("pooler.", "cls.seq_relationship", "lm_head.bias", "cls.predictions.bias", "predictions.decoder.bias",
+         "position_ids", "rotary_emb")  # fmt: skip
+
+
+def check_complete(path: Path, config: Mapping[str, Any], entries: Mapping[str, Entry], findings: Findings) -> None:
+    """Compare names and shapes with those of the class that the config names.
+
+    Problems: `missing-shard` for tensors that are not there, `unknown-format` for those without a place,
+    `config-mismatch` for another shape.
+    """
+    model = build(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.get("tie_word_embeddings") else set()
+    kind = config["architectures"][0]
+    missing = [name for name in wanted if name not in entries and name not in tied and not _spare(name)]
+    strange = [name for name in entries if name not in wanted and not _spare(name)]
+    if missing:
+        findings.problem("missing-shard", f"{path} lacks {len(missing)} tensors of a {kind}: {some(missing)}",
+                         "download the missing files", path, missing[0])
+    if strange:
+        findings.problem("unknown-format", f"{path}: {len(strange)} tensors have no place in a {kind}: "
+                         f"{some(strange)}", "check that the files are of one model, and of this family", path, strange[0])
+    for name in wanted.keys() & entries.keys():
+        if wanted[name] != entries[name].shape:
+            findings.problem("config-mismatch", f"{path}: {name} is {list(entries[name].shape)}; a {kind} of the "
+                             f"inferred sizes has {list(wanted[name])}", "take all files from one download", path, name)
+
+
+def _spare(name: str) -> bool:
+    return any(part in name for part in SPARE)
