@@ -81,7 +81,7 @@ def judge(truth: Truth, name: str, stored: Entry) -> Verdict:
         return Verdict(float("inf"), Fault(name, None, None, seen.row, seen.rows, why))
     if seen.tolerated and not (copied or seen.in_half) and seen.tolerated < FEW * seen.values:
         _again(truth, name, stored, seen)
-    if not _all_low_rank(truth, name) and len(seen.doubtful) > FEW * seen.values:
+    if not _all_low_rank(truth, name) and seen.in_half + len(seen.doubtful) > FEW * seen.values:
         seen.in_half += len(seen.doubtful)  # products and norms in half precision: rounded at several places
     elif seen.doubtful and len(seen.doubtful) > FEW * seen.in_half:
         seen.row = min([*seen.doubtful, *([] if seen.row is None else [seen.row])])

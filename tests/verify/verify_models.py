@@ -18,7 +18,8 @@ def train(base: Path, out: Path, steps: int = 3, grow: int = 0, below: tuple[Pat
     model = with_adapters(base, below)
     if grow:
         model.resize_token_embeddings(model.get_input_embeddings().weight.shape[0] + grow)
-    live = get_peft_model(model, deepcopy(config) or LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    live = get_peft_model(model, deepcopy(config) or lora)
     optimizer = torch.optim.AdamW([p for p in live.parameters() if p.requires_grad], lr=5e-3)
     rows = model.get_input_embeddings().weight.shape[0]
     for _ in range(steps):
