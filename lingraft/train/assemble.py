@@ -46,7 +46,7 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Loader | No
     for adapter in stage.adapters:
         model = attach(model, adapter)
     model.requires_grad_(False)
-    setting = Setting(stage.base, tokenizer, new_rows(stage.base))
+    setting = Setting(stage.base, tokenizer, stage.work, new_rows(stage.base))
     if stage.block.continue_ is not None:
         model = _continued(model, stage.block.continue_)
     tuning = Tuning()
@@ -65,7 +65,8 @@ def to_compute_type(model: nn.Module, dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         return
     for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.dtype == torch.float32:
+        quantised = hasattr(parameter, "quant_state") or hasattr(parameter, "SCB")
+        if not parameter.requires_grad and parameter.dtype == torch.float32 and not quantised:
             parameter.data = parameter.data.to(dtype)
 
 

@@ -49,17 +49,15 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
     """
     started = time.monotonic()
     quiet()
-    stage.work.mkdir(parents=True, exist_ok=True)
     checkpoint = latest(stage.work / "checkpoints", stage.findings)
     done = 0 if checkpoint is None else state_of(checkpoint).global_step
-    trim_log(arguments_of.log_path(stage), done)
-    with prepared(stage, examples, started) as ready:
+    with prepared(stage, examples, started, done) as ready:
         trainer = ready.trainer
         begun = time.monotonic()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trained = time.monotonic() - begun
         with output_directory(stage.out, overwrite=True) as folder:
-            save(ready.model, stage, examples, folder, None)
+            save(ready.model, stage, examples, folder, quantisation_of(stage))
     steps = trainer.state.global_step
     return {
         "adapter": str(stage.out),
@@ -76,8 +74,10 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
 
 
 @contextmanager
-def prepared(stage: Stage, examples: Examples, started: float) -> Any:
-    """Yield a Trainer for the stage, inside its progress bar."""
+def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) -> Any:
+    """Yield a Trainer for the stage, inside its progress bar; ``done`` steps were taken by an earlier run."""
+    stage.work.mkdir(parents=True, exist_ok=True)
+    trim_log(arguments_of.log_path(stage), done)
     set_seed(stage.seed)
     assembled = assemble(stage, examples.tokenizer)
     tuning = with_recipe(assembled.tuning, stage.block.trainer)
@@ -92,7 +92,7 @@ def prepared(stage: Stage, examples: Examples, started: float) -> Any:
     total = per_step * (decision.max_steps or total_steps(chosen, examples))
     every = float("inf") if arguments_of.keeps_own_pace(chosen) else (
         _SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)  # fmt: skip
-    with track(stage.name, total, "tokens") as advance:
+    with track(stage.name, total - done * per_step, "tokens") as advance:
         watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
         trainer = LingraftTrainer(
             model=model, args=final, train_dataset=examples.train, eval_dataset=examples.validation,
@@ -123,6 +123,11 @@ def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: S
     seconds = pace.seconds_of(lambda: pace.forward_and_backward(model, batches)) * steps / len(batches)
     fit = pace.steps_that_fit(stage.block.minutes, time.monotonic() - started, seconds)
     return pace.Decision(dtype, min(fit, total_steps(chosen, examples)), round(seconds, 4))
+
+
+def quantisation_of(stage: Stage) -> Mapping[str, Any] | None:
+    """Return what the base was quantised to in training, where a technique says so."""
+    return next((t.seen() for t in stage.block.techniques if hasattr(t, "seen")), None)
 
 
 def collate(items: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from lingraft.data.templates import save_beside
 from lingraft.merge.lineage import Lineage, Link, adapter_fingerprint, write_lineage
 from lingraft.problems import Findings
 from lingraft.train.stage import Examples, Stage
+from lingraft.train.techniques.lora import PISSA_START
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -35,15 +36,25 @@ def save(model: Any, stage: Stage, examples: Examples, folder: Path, quantisatio
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(stage.base)
         # 'auto' would add the whole embedding, or not, depending on what the Hub says of the base.
-        model.save_pretrained(folder, save_embedding_layers=False)
+        start = stage.work / PISSA_START
+        from_start = {"path_initial_model_for_weight_conversion": str(start)} if start.is_dir() else {}
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        check_adapter(folder, {name: tuple(t.shape) for name, t in expected.items()})
+        model.save_pretrained(folder, save_embedding_layers=False, **from_start)
+        check_adapter(folder, {name: _shape(name, t, bool(from_start)) for name, t in expected.items()})
         write_lineage(folder, lineage(stage, quantisation))
     else:
         model.save_pretrained(folder)
     copy_tokenizer(stage.base, folder)
     if examples.template is not None:
         save_beside(examples.template, examples.tokenizer, folder)
+
+
+def _shape(name: str, value: torch.Tensor, doubled: bool) -> tuple[int, ...]:
+    """Return a tensor's shape in the file; on the true base, a PiSSA update has twice the rank."""
+    shape = list(value.shape)
+    if doubled and ("lora_A" in name or "lora_B" in name):
+        shape[0 if "lora_A" in name else 1] *= 2
+    return tuple(shape)
 
 
 def check_adapter(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

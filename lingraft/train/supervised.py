@@ -7,6 +7,7 @@ assumed but tried once, on a few tokens, before training; where it does not, tra
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,7 +30,9 @@ class Supervised(nn.Module):
         self.smoothing = smoothing
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.causal = [causal]  # in a list: the same modules must not be registered twice
-        self.short_head, self.own_attention = choose_ways(self)
+        active = getattr(model, "active_peft_config", None)
+        self.prompted = bool(getattr(active, "is_prompt_learning", False))
+        self.short_head, self.own_attention = (False, False) if self.prompted else choose_ways(self)
 
     @property
     def config(self) -> Any:
@@ -51,6 +54,8 @@ class Supervised(nn.Module):
 
     def loss_sum(self, input_ids: Tensor, position_ids: Tensor, where: Tensor, target: Tensor) -> Tensor:
         """Return the summed loss of predicting ``target`` [n] at positions ``where`` [n]."""
+        if self.prompted:
+            return self.loss_text_by_text(input_ids, position_ids, where, target)
         if not self.short_head:
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, logits_to_keep=where, use_cache=False
@@ -60,6 +65,14 @@ class Supervised(nn.Module):
             )
         hidden = self.hidden(input_ids, position_ids)[0, where]
         return loss_sum(hidden.to(self.dtype), target, self.head(), self.smoothing)
+
+    def loss_text_by_text(self, input_ids: Tensor, position_ids: Tensor, where: Tensor, target: Tensor) -> Tensor:
+        """Return the summed loss with each text run by itself, behind the trained prompt that peft puts there."""
+        edges = attention.bounds(position_ids)
+        parts = [self.model(input_ids=input_ids[:, a:b]).logits[0, a - b :] for a, b in pairwise(edges)]
+        return functional.cross_entropy(
+            torch.cat(parts)[where].float(), target, reduction="sum", label_smoothing=self.smoothing
+        )
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return the last hidden states [1, tokens, width], before the head."""

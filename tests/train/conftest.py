@@ -42,7 +42,8 @@ def make_stage(tmp_path: Path, corpus: Path, talks: Path) -> MakeStage:
     def make(base: Path, techniques: list[Any], name: str = "pretrain", out: str = "out", trainer: Any = None,
              adapters: tuple[Path, ...] = (), **block: Any) -> Stage:  # fmt: skip
         settings = {"max_steps": 4, "bf16": False, "per_device_train_batch_size": 1, "save_strategy": "steps",
-                    "gradient_accumulation_steps": 1, "save_steps": 1, "learning_rate": 1e-2, **(trainer or {})}  # fmt: skip
+                    "gradient_accumulation_steps": 1, "save_steps": 1, "learning_rate": 1e-2,
+                    **(trainer or {})}  # fmt: skip
         kind: Any = {"pretrain": Pretrain, "sft": Sft}[name]
         data = {"data": str(talks if name == "sft" else corpus), "length": 128, **block}
         parsed = kind(techniques=techniques, trainer=settings, **data)

@@ -68,7 +68,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     newest = stage.work / "checkpoints" / "checkpoint-3" / "optimizer.pt"
     newest.write_bytes(newest.read_bytes()[:-7] + b"garbage")
     pretrain.run(stage)
-    assert stage.findings.warnings[0].code == "checkpoint-damaged" and "checkpoint-3" in stage.findings.warnings[0].message
+    (warning,) = stage.findings.warnings
+    assert warning.code == "checkpoint-damaged" and "checkpoint-3" in warning.message
     assert _weights(stage) == whole
 
 

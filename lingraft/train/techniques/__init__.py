@@ -19,6 +19,12 @@ TABLE: dict[str, str] = {
     "lora": "lingraft.train.techniques.lora:Lora",
     "rslora": "lingraft.train.techniques.lora:Lora",
     "dora": "lingraft.train.techniques.lora:Lora",
+    "pissa": "lingraft.train.techniques.lora:Lora",
+    "lora_plus": "lingraft.train.techniques.lora_plus:LoraPlus",
+    "qlora": "lingraft.train.techniques.qlora:Qlora",
+    "ia3": "lingraft.train.techniques.ia3:Ia3",
+    "prompt": "lingraft.train.techniques.prompt:Prompt",
+    "prefix": "lingraft.train.techniques.prompt:Prompt",
     "full": "lingraft.train.techniques.full:Full",
     "freeze": "lingraft.train.techniques.freeze:Freeze",
     "early_stopping": "lingraft.train.techniques.early_stopping:EarlyStopping",
@@ -27,10 +33,14 @@ TABLE: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What surrounds the model when a technique changes it; ``new_rows`` are those the vocabulary stage added."""
+    """What surrounds the model when a technique changes it.
+
+    ``new_rows`` are those the vocabulary stage added; ``work`` is the stage's scratch folder.
+    """
 
     base: Path
     tokenizer: PreTrainedTokenizerBase
+    work: Path
     new_rows: range | None = None
 
 

@@ -1,12 +1,14 @@
 """LoRA and its kin through peft: low-rank updates beside frozen linear layers, and the rows a vocabulary added.
 
 LoRA: Hu et al. 2021, arXiv:2106.09685. rsLoRA scales by alpha/√r: Kalajdzievski 2023, arXiv:2312.03732. DoRA trains
-magnitude and direction apart: Liu et al. 2024, arXiv:2402.09353.
+magnitude and direction apart: Liu et al. 2024, arXiv:2402.09353. PiSSA starts from the principal singular vectors of
+the weights and trains beside what is left of them: Meng et al. 2024, arXiv:2404.02948.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+PISSA_START = "pissa-start"  # folder below a stage's work: the adapter before training
+
+
 class Lora(BaseModel):
     """Train a rank-``r`` update of each target; ``rows: new`` also trains the rows that the vocabulary stage added.
 
@@ -30,7 +35,7 @@ class Lora(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
 
-    kind: Literal["lora", "rslora", "dora"] = "lora"
+    kind: Literal["lora", "rslora", "dora", "pissa"] = "lora"
     r: int = Field(16, ge=1)
     alpha: float | None = Field(None, gt=0)  # None: twice r
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -60,8 +65,12 @@ class Lora(BaseModel):
             ensure_weight_tying=bool(self.save) and self.tied == "keep" and is_tied(causal),
             task_type=task_type(causal),
         )  # fmt: skip
-        wrapped: nn.Module = get_peft_model(causal, config)
-        return wrapped
+        if self.kind == "pissa":
+            config.init_lora_weights = "pissa_niter_4"
+        wrapped: Any = get_peft_model(causal, config)
+        if self.kind == "pissa":
+            _keep_start(wrapped, setting.work / PISSA_START)
+        return wrapped  # type: ignore[no-any-return]
 
     def on_trainer(self, tuning: Tuning) -> Tuning:
         """Set a learning rate fit for low-rank updates, and the rows' own."""
@@ -95,6 +104,14 @@ class Lora(BaseModel):
             model.get_input_embeddings(), model.get_output_embeddings()]  # fmt: skip
         names = {id(module): name for name, module in model.named_modules()}
         return {names[id(layer)]: indices for layer in layers}
+
+
+def _keep_start(model: Any, folder: Path) -> None:
+    """Save the adapter as it begins: what is trained is told from it, as a LoRA of twice the rank on the true base."""
+    config = model.peft_config["default"]
+    kind, config.init_lora_weights = config.init_lora_weights, True
+    model.save_pretrained(folder, save_embedding_layers=False)
+    config.init_lora_weights = kind
 
 
 def is_tied(model: Any) -> bool:
