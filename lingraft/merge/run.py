@@ -30,6 +30,7 @@ from lingraft.progress import track
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import open_checkpoint
+from lingraft.weights.stream import single_threaded
 from lingraft.weights.tensors import Checkpoint, header
 
 DTYPES = {"keep": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -60,7 +61,7 @@ def merge(
     check_free(out, overwrite)
     checkpoint = open_base(base)
     read = [read_adapter(path, findings) for path in adapters]
-    with Peak() as peak:
+    with Peak() as peak, single_threaded():
         decided = decide(checkpoint, read, findings, tied, onto)
         result = replace(decided.checkpoint, tensors=decided.cast(cast))
         total = sum(header(result.tensors, name).nbytes for name in result.tensors)

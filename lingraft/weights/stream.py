@@ -1,8 +1,9 @@
 """Write tensors as they are computed: reading and arithmetic, hashing, writing and the disk all at the same time.
 
-A tensor passes in blocks of rows and is never whole in memory. The calling thread reads and computes a block; one
-thread hashes the block before it, one writes it, and one keeps asking the disk to begin (a kernel left alone begins
-when it is told to finish).
+A tensor passes in blocks of rows and is never whole in memory. A few threads read and compute blocks, one hashes
+them in order, one writes them in order, and one keeps asking the disk to begin (a kernel left alone begins when it is
+told to finish). Every block is computed by one thread alone: torch's own threads wait for each other in busy loops,
+which costs several times the work on a machine that has other things to do.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,10 +23,11 @@ from blake3 import blake3
 
 from lingraft.weights import safetensors
 from lingraft.weights.fingerprint import line, raw_bytes
-from lingraft.weights.tensors import Tensor, Weights, header, row_blocks
+from lingraft.weights.tensors import Entry, Weights, header, row_blocks
 
 BLOCK = 8 << 20  # bytes of a block in float32, in which it is computed
-AHEAD = 4  # blocks that may wait for hashing and writing
+WORKERS = max(1, min(4, os.cpu_count() or 1))
+AHEAD = WORKERS + 3  # blocks that are computed or wait for hashing and writing
 SYNC = 64 << 20  # bytes written before the disk is asked to begin
 
 Shard = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -34,7 +37,7 @@ def write_shards(weights: Weights, shards: Sequence[tuple[Path, Shard]],
                  progress: Callable[[int], object] | None = None) -> list[str]:  # fmt: skip
     """Write safetensors files and return the fingerprint's line of every tensor; all files are on disk at the end."""
     lines = []
-    with ExitStack() as stack, _Sink(progress) as sink:
+    with ExitStack() as stack, single_threaded(), _Sink(progress) as sink:
         for path, shard in shards:
             file = stack.enter_context(path.open("wb", buffering=0))
             sink.write(file.fileno(), safetensors.header_bytes(shard, {"format": "pt"}))
@@ -58,18 +61,34 @@ class _Line:
 def _write_tensor(weights: Weights, name: str, dtype: torch.dtype, file: int, sink: _Sink) -> blake3:
     entry, hasher = header(weights, name), blake3(max_threads=blake3.AUTO)
     for start, stop in row_blocks(entry.shape, max(4, entry.dtype.itemsize), BLOCK):
-        sink.put(file, hasher, entry.read(start, stop).to(dtype))
+        sink.put(file, hasher, partial(_block, entry, start, stop, dtype))
     return hasher
 
 
+def _block(entry: Entry, start: int, stop: int | None, dtype: torch.dtype) -> memoryview:
+    return raw_bytes(entry.read(start, stop).to(dtype))
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Keep torch from starting threads of its own within a `with` block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class _Sink:
-    """Hashes and writes blocks behind the thread that computes them; a failure surfaces at the next block."""
+    """Computes, hashes and writes blocks in order; a failure of any surfaces at a later block, or at the end."""
 
     def __init__(self, progress: Callable[[int], object] | None) -> None:
         self.progress = progress
         self.room = threading.Semaphore(AHEAD)
+        self.computing = ThreadPoolExecutor(WORKERS)
         self.hashing, self.writing, self.syncing = (ThreadPoolExecutor(1) for _ in range(3))
-        self.writes: deque[Future[None]] = deque()  # seen by the computing thread alone
+        self.writes: deque[Future[None]] = deque()  # seen by the calling thread alone
         self.syncs: list[Future[None]] = []  # seen by the writing thread alone, until it has ended
         self.unsynced = 0
 
@@ -77,20 +96,20 @@ class _Sink:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for pool in (self.hashing, self.writing, self.syncing):
+        for pool in (self.computing, self.hashing, self.writing, self.syncing):
             pool.shutdown(wait=True, cancel_futures=kind is not None)
         if kind is None:
             for future in (*self.writes, *self.syncs):
                 future.result()
 
-    def put(self, file: int, hasher: blake3, block: Tensor) -> None:
-        """Take over a block: it is hashed and written in the order in which blocks come."""
+    def put(self, file: int, hasher: blake3, block: Callable[[], memoryview]) -> None:
+        """Take over a block: it is computed soon, and hashed and written in the order in which blocks come."""
         self.room.acquire()
         while self.writes and self.writes[0].done():
             self.writes.popleft().result()
-        data = raw_bytes(block)
-        hashed = self.hashing.submit(_hash, hasher, data)
-        self.writes.append(self.writing.submit(self._write, file, data, hashed))
+        computed = self.computing.submit(block)
+        hashed = self.hashing.submit(lambda: _hash(hasher, computed.result()))
+        self.writes.append(self.writing.submit(self._write, file, computed, hashed))
 
     def write(self, file: int, data: bytes) -> None:
         """Write bytes that are not part of a tensor."""
@@ -100,8 +119,9 @@ class _Sink:
         """Put a file on the disk for good once all of it is written."""
         self.writes.append(self.writing.submit(self._sync, os.fsync, file))
 
-    def _write(self, file: int, data: memoryview, hashed: Future[None]) -> None:
+    def _write(self, file: int, computed: Future[memoryview], hashed: Future[None]) -> None:
         try:
+            data = computed.result()
             _write_all(file, data)
             self.unsynced += len(data)
             if self.unsynced >= SYNC:
