@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
 import torch
 
@@ -55,7 +54,7 @@ def is_tied(base: Checkpoint) -> bool:
     return HEAD not in base.tensors or bool(base.config.get("tie_word_embeddings"))
 
 
-def grow(base: Checkpoint, rows: Rows, old_size: int, new_size: int, config: Mapping[str, Any]) -> Checkpoint:
+def grow(base: Checkpoint, rows: Rows, old_size: int, new_size: int) -> Checkpoint:
     """Return the base with its new rows in place, lazily: every other tensor is read when it is written."""
     name = embedding_name(base.tensors)
     count = rows_for(new_size, header(base.tensors, name).shape[0])
@@ -67,7 +66,7 @@ def grow(base: Checkpoint, rows: Rows, old_size: int, new_size: int, config: Map
     if HEAD_BIAS in entries:
         bias = base.tensors[HEAD_BIAS][:old_size].float().mean()
         entries[HEAD_BIAS] = _grown(entries[HEAD_BIAS], bias.expand(new_size - old_size), old_size, count)
-    return replace(base, tensors=Lazy(entries), config={**base.config, **config, "vocab_size": count}, side_files=())
+    return replace(base, tensors=Lazy(entries), config={**base.config, "vocab_size": count}, side_files=())
 
 
 def _grown(entry: Entry, new: Tensor, old_size: int, count: int) -> Entry:

@@ -1,6 +1,6 @@
 """Grow the vocabulary of a model: base directory in, complete larger directory out.
 
-    lingraft vocab BASE --corpus FILE… [--size N|auto] --out DIR
+    lingraft vocab BASE (--corpus FILE… [--size N|auto] | --unite TOKENIZER [--all-pieces]) --out DIR
 
 Learn pieces, extend the tokenizer, start the new rows, write weights, config and tokenizer, and a receipt.
 """
@@ -21,19 +21,22 @@ from lingraft import __version__
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
 from lingraft.progress import say, track
-from lingraft.vocab.budget import Choice, choose
+from lingraft.vocab import base_tokenizer
+from lingraft.vocab import unite as unite_with
+from lingraft.vocab.base_tokenizer import BaseTokenizer
+from lingraft.vocab.budget import Choice, choose, most
 from lingraft.vocab.corpus import Sample, sample
-from lingraft.vocab.extend_bpe import is_byte_bpe, read_description, size_of, write_tokenizer
 from lingraft.vocab.grown import Grown, Rows
-from lingraft.vocab.learn import Pieces, learn, old_pieces
+from lingraft.vocab.learn import Pieces
+from lingraft.vocab.learn_words import Word
 from lingraft.vocab.measure import tokens_per_character
-from lingraft.vocab.rows import embedding_name, grow, is_tied, start_of
+from lingraft.vocab.rows import MULTIPLE, embedding_name, grow, is_tied, start_of
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import HEAD, fingerprint
 from lingraft.weights.tensors import Checkpoint, header
 
-MOST = 10_000  # pieces that `size: auto` looks at
-SHOWN = 24
+SHOWN = 24  # examples in the answer
+SHIPPED = Path(__file__).parents[1] / "text" / "zh.jsonl"  # what a union, which has no corpus, is measured on
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def extend(
     corpus: Sequence[Path] = (),
     unite: Path | None = None,
     size: int | Literal["auto"] = "auto",
-    init: str = "pieces",
+    init: str = "distil",
     all_pieces: bool = False,
     budget_tokens: int | None = None,
     seed: int = 42,
@@ -79,27 +82,19 @@ def extend(
     start = start_of(init)
     check_free(out, overwrite)
     checkpoint = _causal(base)
-    description = read_description(base)
-    if not is_byte_bpe(description):
-        refuse("tokenizer-mismatch", f"{base / 'tokenizer.json'} is not a byte-level BPE tokenizer",
-               "name a base with a byte-level BPE tokenizer", base / "tokenizer.json")  # fmt: skip
-    text = sample(settings.corpus, findings, seed=seed)
-    pieces, choice = _pieces(base, text, settings)
-    old_size = size_of(description)
-    new_size = old_size + len(pieces)
-    name = embedding_name(checkpoint.tensors)
-    require_space(out, sum(header(checkpoint.tensors, key).nbytes for key in checkpoint.tensors)
-                  + len(pieces) * 8 * header(checkpoint.tensors, name).shape[1])  # fmt: skip
+    old = base_tokenizer.read(base)
+    text = sample(settings.corpus or (SHIPPED,), findings, seed=seed)
+    pieces, choice = _pieces(old, text, settings)
+    _require_room(checkpoint, out, len(pieces))
     with output_directory(out, overwrite) as partial:
-        write_tokenizer(base, partial, checkpoint.side_files, pieces)
-        rows = start(_grown(checkpoint, partial, pieces, old_size, text, seed)) if pieces else _no_rows(checkpoint)
-        larger = grow(checkpoint, rows, old_size, new_size, {})
-        total = sum(header(larger.tensors, key).nbytes for key in larger.tensors)
-        with track("vocab: writing the larger model", total) as progress:
+        old.write(partial, checkpoint.side_files, pieces)
+        rows = start(_grown(checkpoint, old, partial, pieces, text, seed)) if pieces else _no_rows(checkpoint)
+        larger = grow(checkpoint, rows, old.size, old.size + len(pieces))
+        with track("vocab: writing the larger model", _bytes(larger)) as progress:
             digest = hf.write(larger, partial, progress=progress)
-        result = _result(base, partial, out, text, pieces, choice, old_size, new_size)
+        result = _result(old, partial, out, text, pieces, choice)
         _receipt(partial, checkpoint, digest, settings, result, time.monotonic() - began, command)
-    say(f"vocab: {result['new_pieces']} new pieces; tokens per character "
+    say(f"vocab: {result['new_pieces']:,} new pieces; tokens per character "
         f"{result['tokens_per_character']['before']:.3f} → {result['tokens_per_character']['after']:.3f}")  # fmt: skip
     return result
 
@@ -119,25 +114,41 @@ def _causal(base: Path) -> Checkpoint:
     return checkpoint
 
 
-def _pieces(base: Path, text: Sample, settings: Settings) -> tuple[Pieces, Choice]:
-    tokenizer = _tokenizer(base)
+def _pieces(old: BaseTokenizer, text: Sample, settings: Settings) -> tuple[Pieces, Choice]:
+    if settings.unite is not None:
+        return _united(old, settings.unite, settings.all_pieces)
     if settings.size != "auto":
-        pieces = learn(text.runs(), tokenizer, settings.size)
+        pieces = old.learn(text.runs(), settings.size)
         fewer = "" if len(pieces) == settings.size else f"; {settings.size:,} were asked for, the corpus has no more"
         return pieces, Choice(len(pieces), f"{len(pieces):,} new pieces, as asked{fewer}")
-    pieces = learn(text.runs(), tokenizer, MOST)
-    tokens = round(tokens_per_character(tokenizer, text.texts) * text.characters)
-    return choose(pieces, tokens, settings.budget_tokens, text.share)
+    tokens = round(tokens_per_character(old.fast, text.texts) * text.characters)
+    candidates = old.learn(text.runs(), most(settings.budget_tokens or tokens))
+    return choose(candidates, tokens, settings.budget_tokens, text.share)
 
 
-def _tokenizer(folder: Path) -> tokenizers.Tokenizer:
-    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+def _united(old: BaseTokenizer, path: Path, all_pieces: bool) -> tuple[Pieces, Choice]:
+    theirs, known = unite_with.pieces_of(path), old.known()
+    taken = unite_with.new_pieces(theirs, known, all_pieces)
+    left_out = len(unite_with.new_pieces(theirs, known, True)) - len(taken)
+    pieces = [Word(text, 0, len(ids)) for text, ids in zip(taken, old.old_pieces(taken), strict=True)]
+    why = f"{len(pieces):,} new pieces of {path.name}; {left_out:,} are left out, for they hold no Han character and " \
+          "would change how other text is encoded (--all-pieces takes them too)"  # fmt: skip
+    return pieces, Choice(len(pieces), f"all {len(pieces):,} new pieces of {path.name}" if all_pieces else why)
 
 
-def _grown(base: Checkpoint, folder: Path, pieces: Pieces, old_size: int, text: Sample, seed: int) -> Grown:
+def _bytes(checkpoint: Checkpoint) -> int:
+    return sum(header(checkpoint.tensors, key).nbytes for key in checkpoint.tensors)
+
+
+def _require_room(base: Checkpoint, out: Path, new: int) -> None:
+    width = header(base.tensors, embedding_name(base.tensors)).shape[1]
+    require_space(out, _bytes(base) + 2 * 4 * width * (new + MULTIPLE))
+
+
+def _grown(base: Checkpoint, old: BaseTokenizer, folder: Path, pieces: Pieces, text: Sample, seed: int) -> Grown:
     head = None if is_tied(base) else base.tensors[HEAD]
-    old = old_pieces([piece.text for piece in pieces], _tokenizer(base.path))
-    return Grown(base.path, folder, base.tensors[embedding_name(base.tensors)], head, old_size, tuple(old),
+    before = old.old_pieces([piece.text for piece in pieces])
+    return Grown(base.path, folder, base.tensors[embedding_name(base.tensors)], head, old.size, tuple(before),
                  text.texts, seed)  # fmt: skip
 
 
@@ -146,14 +157,15 @@ def _no_rows(base: Checkpoint) -> Rows:
     return Rows(torch.empty(0, width), None if is_tied(base) else torch.empty(0, width))
 
 
-def _result(base: Path, folder: Path, out: Path, text: Sample, pieces: Pieces, choice: Choice,
-            old_size: int, new_size: int) -> dict[str, Any]:  # fmt: skip
-    before, after = (tokens_per_character(_tokenizer(place), text.texts) for place in (base, folder))
+def _result(old: BaseTokenizer, folder: Path, out: Path, text: Sample, pieces: Pieces,
+            choice: Choice) -> dict[str, Any]:  # fmt: skip
+    new = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     return {
-        "new_pieces": len(pieces), "old_size": old_size, "new_size": new_size,
+        "new_pieces": len(pieces), "old_size": old.size, "new_size": old.size + len(pieces),
         "rows": hf.read_config(folder)["vocab_size"],
-        "tokens_per_character": {"before": before, "after": after}, "out": str(out), "why": choice.why,
-        "examples": [piece.text for piece in pieces[:SHOWN]],
+        "tokens_per_character": {"before": tokens_per_character(old.fast, text.texts),
+                                 "after": tokens_per_character(new, text.texts)},
+        "out": str(out), "why": choice.why, "examples": [piece.text for piece in pieces[:SHOWN]],
     }  # fmt: skip
 
 

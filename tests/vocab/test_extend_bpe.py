@@ -21,7 +21,7 @@ Base = Callable[..., Path]
 
 def grown(base: Path, corpus: Path, **settings: Any) -> tuple[Path, dict[str, Any]]:
     out = base.parent / "larger"
-    return out, extend(base, out, corpus=[corpus], findings=Findings(), **{"size": 20, **settings})
+    return out, extend(base, out, corpus=[corpus], findings=Findings(), **{"size": 20, "init": "pieces", **settings})
 
 
 @pytest.mark.parametrize("whole", [False, True])

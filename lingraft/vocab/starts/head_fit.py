@@ -38,7 +38,7 @@ def fit(features: Tensor, mass: Tensor, target: Tensor, weight: Tensor, first: T
         loss = (weight * (total - mass)).sum() + (weight[new] * (mass[new] - hit)).sum()
         loss = loss + RIDGE * scale**2 * ((rows - first) ** 2).sum()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     solver.step(closure)  # type: ignore[no-untyped-call]
     return rows.detach()
