@@ -72,7 +72,7 @@ def score(
     log_probs = scorer(model)
     found = [[0.0] * len(one.ids) for one in encoded]
     with torch.inference_mode():
-        for batch in batches(windows, batch_tokens or _batch_tokens(model, size)):
+        for batch in batches(windows, batch_tokens or batch_bound(model, size)):
             _score_batch(model, log_probs, batch, encoded, found)
             advance(sum(w.stop - w.first for w in batch))
     return [_summary(one, bits) for one, bits in zip(encoded, found, strict=True)]
@@ -150,7 +150,7 @@ def _summary(one: _Encoded, bits: Sequence[float]) -> Scored:
     )  # fmt: skip
 
 
-def _batch_tokens(model: Any, window: int) -> int:
+def batch_bound(model: Any, window: int) -> int:
     """Bound a batch by free memory; beyond a few thousand tokens a larger one is not faster."""
     config = model.config.get_text_config()
     width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size

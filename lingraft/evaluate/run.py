@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from lingraft.evaluate.differences import difference
 from lingraft.evaluate.generate import MAX_NEW_TOKENS, generate
 from lingraft.evaluate.measure import Opened, measure
 from lingraft.evaluate.subjects import Subject, subjects
+from lingraft.evaluate.tasks import Task, parse
+from lingraft.evaluate.tasks import run as run_task
 from lingraft.evaluate.text import read_documents
 from lingraft.problems import Findings
 from lingraft.progress import say
 
 SHIPPED = Path(__file__).parents[1] / "text"
+PROBE = "长城是中国古代的伟大工程。The Great Wall is a great work of ancient China."
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,8 @@ class Wanted:
 
     text: list[str] | None
     english: list[str] | None
-    tasks: Sequence[str] = ()
+    tasks: Sequence[Task] = ()
     prompts: Sequence[str] = ()
-    limit: int | None = None
 
 
 @dataclass
@@ -72,7 +75,7 @@ def evaluate(
     wanted = Wanted(
         text=None if text is None else read_documents(text),
         english=None if english is None else read_documents(english),
-        tasks=tasks, prompts=prompts, limit=limit,
+        tasks=[parse(one, limit) for one in tasks], prompts=prompts,
     )  # fmt: skip
     rows = [_row(subject, wanted) for subject in subjects(models, base, adapters)]
     findings.settle()
@@ -89,13 +92,24 @@ def _row(subject: Subject, wanted: Wanted) -> Row:
     if wanted.prompts:
         depends = [subject.key, list(wanted.prompts), MAX_NEW_TOKENS]
         row.answers = remembered("answers", depends, lambda: _generate(opened, wanted))["answers"]
+    for task in wanted.tasks:
+        depends = [subject.key, *task.depends_on()]
+        row.tasks[task.name] = remembered("tasks", depends, partial(_task, task, opened, wanted))
     row.dtype, row.seconds = opened.dtype, round(time.monotonic() - started, 2)
     return row
 
 
 def _generate(opened: Opened, wanted: Wanted) -> dict[str, Any]:
-    model, tokenizer = opened.pair((wanted.text or wanted.english or list(wanted.prompts))[0][:1200])
-    return {"answers": generate(model, tokenizer, wanted.prompts)}
+    return {"answers": generate(*opened.pair(_probe(wanted)), wanted.prompts)}
+
+
+def _task(task: Task, opened: Opened, wanted: Wanted) -> dict[str, Any]:
+    return dict(run_task(task, *opened.pair(_probe(wanted))))
+
+
+def _probe(wanted: Wanted) -> str:
+    """Return the text on which the compute type is decided."""
+    return (wanted.text or wanted.english or list(wanted.prompts) or [PROBE])[0][:1200]
 
 
 def _answer(rows: Sequence[Row], wanted: Wanted) -> dict[str, Any]:

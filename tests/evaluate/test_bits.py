@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lingraft.evaluate.bits import BLOCK, score, summary
-from lingraft.evaluate.head import _plain, _short_cut_is_exact, scorer
+from lingraft.evaluate.head import _plain, _short_cut_is_exact, log_probs, scorer
 from lingraft.evaluate.windows import batches, cut
 
 SHORT = ["长城是中国古代的伟大工程。\n", "The wall.", "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"]
@@ -133,11 +133,22 @@ def test_a_model_that_caps_its_logits_is_scored_by_its_own_forward(tokenizer: An
     assert score(gemma, tokenizer, SHORT[:1])[0].bits == pytest.approx(plain_bits(gemma, ids, 64, 32), rel=1e-4)
 
 
-def test_the_sliced_head_equals_the_whole_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lingraft.evaluate.head.SLICE", 400 * 3)
+def test_the_tiled_head_equals_the_whole_one(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lingraft.evaluate.head.POSITIONS", 5)
+    monkeypatch.setattr("lingraft.evaluate.head.PIECES", 33)
     inputs = torch.arange(2, 22).view(2, 10)
     positions = torch.tensor([(r, p) for r in range(2) for p in range(9)])
     targets = torch.arange(18) + 30
     with torch.no_grad():
         mine, theirs = (make(model)(inputs, positions, targets) for make in (scorer, _plain))
     assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_with_a_bias_equals_torch_log_softmax(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    states, weight, bias = torch.randn(700, 16).to(dtype), torch.randn(5000, 16).to(dtype), torch.randn(5000).to(dtype)
+    targets = torch.randint(0, 5000, (700,))
+    exact = (states.double() @ weight.double().T + bias.double()).log_softmax(-1)[torch.arange(700), targets]
+    atol = 1e-4 if dtype == torch.float32 else 0.1
+    assert torch.allclose(log_probs(states, weight, bias, targets).double(), exact, atol=atol)
