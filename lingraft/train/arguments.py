@@ -39,6 +39,8 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
     }  # fmt: skip
     if examples.validation is not None:
         defaults |= {"eval_strategy": "steps", "eval_steps": 0.2, "prediction_loss_only": True}
+    if examples.task is not None:
+        defaults |= examples.task.defaults
     arguments = {**defaults, **given}
     if arguments.get("load_best_model_at_end"):
         arguments |= {"save_strategy": arguments["eval_strategy"], "save_steps": arguments.get("eval_steps", 500)}

@@ -17,12 +17,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lingraft.models import attach, require_causal
+from lingraft.models import attach
 from lingraft.problems import refuse
 from lingraft.train.stage import Stage
 from lingraft.train.techniques import Setting, Technique, Tuning
-
-Loader = Callable[[Any, Path], Any]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Assembled:
     tuning: Tuning
 
 
-def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Loader | None = None) -> Assembled:
+def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Callable[[Any, Path], Any]) -> Assembled:
     """Load the base in float32, add the adapters below, and let each technique change model and Trainer in turn.
 
     Errors: `config-mismatch` where the base is no causal language model, `recipe-invalid` from techniques.
@@ -42,7 +40,7 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Loader | No
     config = _config(stage.base)
     for technique in techniques:
         config = technique.on_config(config)
-    model = (load or _causal)(config, stage.base)
+    model = load(config, stage.base)
     for adapter in stage.adapters:
         model = attach(model, adapter)
     model.requires_grad_(False)
@@ -102,17 +100,6 @@ def _config(base: Path) -> Any:
     except (ValueError, OSError, KeyError) as error:
         refuse("config-mismatch", f"{base / 'config.json'} is refused by transformers: {str(error).splitlines()[0]}",
                "restore it from its source, or run `lingraft adopt`", base)  # fmt: skip
-
-
-def _causal(config: Any, base: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    require_causal(base)
-    try:
-        return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
-        refuse("config-mismatch", f"{base} cannot be loaded as a causal language model: {str(error).splitlines()[0]}",
-               "run `lingraft inspect` on it", base)  # fmt: skip
 
 
 def _continued(model: Any, adapter: str) -> Any:

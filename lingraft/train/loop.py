@@ -21,10 +21,11 @@ from lingraft.train import arguments as arguments_of
 from lingraft.train import pace
 from lingraft.train.assemble import Assembled, assemble, rates_of, to_compute_type, with_recipe
 from lingraft.train.checkpoints import LingraftTrainer, latest, state_of
+from lingraft.train.language import LANGUAGE
 from lingraft.train.linear import speed_up
 from lingraft.train.saving import save
 from lingraft.train.stage import Examples, Stage
-from lingraft.train.supervised import Supervised
+from lingraft.train.task import Task
 from lingraft.train.watch import Watch, read_log, trim_log
 
 _SAVE_SECONDS = 30.0  # work lost at most when a short run (`minutes`) is killed
@@ -43,9 +44,9 @@ class Prepared:
 def train(stage: Stage, examples: Examples) -> dict[str, Any]:
     """Train a stage to its end, from its last checkpoint where there is one, and write its output.
 
-    Returns {"adapter", "steps", "tokens", "supervised_tokens", "loss_first", "loss_last", "seconds",
-    "tokens_per_second", "dtype", "data", "log"}. Errors: `recipe-invalid`, `training-diverged`,
-    `checkpoint-damaged`, and what saving and techniques refuse.
+    Returns {"adapter", "steps", "tokens", "supervised_tokens", "loss_first", "loss_last", "validation" (the last
+    evaluation's figures, or None), "seconds", "tokens_per_second", "dtype", "data", "log"}. Errors:
+    `recipe-invalid`, `training-diverged`, `checkpoint-damaged`, and what saving and techniques refuse.
     """
     started = time.monotonic()
     quiet()
@@ -65,6 +66,7 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
         "tokens": round(steps * ready.tokens_per_step),
         "supervised_tokens": examples.train.stats["supervised_tokens"],
         **_losses(read_log(arguments_of.log_path(stage))),
+        "validation": _last_evaluation(read_log(arguments_of.log_path(stage))),
         "seconds": round(time.monotonic() - started, 2),
         "tokens_per_second": round((steps - done) * ready.tokens_per_step / max(trained, 1e-9), 1),
         "dtype": str(trainer.model.dtype).removeprefix("torch."),
@@ -79,11 +81,12 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
     stage.work.mkdir(parents=True, exist_ok=True)
     trim_log(arguments_of.log_path(stage), done)
     set_seed(stage.seed)
-    assembled = assemble(stage, examples.tokenizer)
+    task = examples.task or LANGUAGE
+    assembled = assemble(stage, examples.tokenizer, task.load)
     tuning = with_recipe(assembled.tuning, stage.block.trainer)
     known = pace.recall(stage.work)
     dtype = getattr(torch, known.dtype) if known else arguments_of.type_of(tuning.arguments) or fastest_dtype()
-    model = wrap(assembled, dtype, arguments_of.smoothing_of(tuning.arguments))
+    model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments))
     chosen = arguments_of.build(stage, tuning.arguments, examples)
     per_step = tokens_per_step(chosen, examples)
     decision = known or decide(stage, chosen, examples, model, started)
@@ -96,7 +99,7 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
         watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
         trainer = LingraftTrainer(
             model=model, args=final, train_dataset=examples.train, eval_dataset=examples.validation,
-            data_collator=collate, callbacks=[watch, *assembled.tuning.callbacks],
+            data_collator=task.collate, compute_metrics=task.metrics, callbacks=[watch, *assembled.tuning.callbacks],
             rates=rates_of(assembled.model, assembled.tuning),
             describe=lambda batch: _beginning(batch, examples),
         )  # fmt: skip
@@ -104,14 +107,14 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
         yield Prepared(trainer, assembled.model, per_step)
 
 
-def wrap(assembled: Assembled, dtype: torch.dtype, smoothing: float) -> Supervised:
+def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float) -> Any:
     """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
     to_compute_type(assembled.model, dtype)
     speed_up(assembled.model)
-    return Supervised(assembled.model, dtype, smoothing)
+    return task.wrap(assembled.model, dtype, smoothing)
 
 
-def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Supervised,
+def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Any,
            started: float) -> pace.Decision:  # fmt: skip
     """Take the decisions of a first start: with ``minutes``, measure a real step and count how many fit."""
     dtype = str(model.dtype).removeprefix("torch.")
@@ -119,6 +122,7 @@ def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: S
         return pace.Decision(dtype)
     micro, steps = chosen["per_device_train_batch_size"], chosen["gradient_accumulation_steps"]
     size = len(examples.train)
+    collate = (examples.task or LANGUAGE).collate
     batches = [collate([examples.train[(n * micro + i) % size] for i in range(micro)]) for n in range(min(steps, 2))]
     seconds = pace.seconds_of(lambda: pace.forward_and_backward(model, batches)) * steps / len(batches)
     fit = pace.steps_that_fit(stage.block.minutes, time.monotonic() - started, seconds)
@@ -128,11 +132,6 @@ def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: S
 def quantisation_of(stage: Stage) -> Mapping[str, Any] | None:
     """Return what the base was quantised to in training, where a technique says so."""
     return next((t.seen() for t in stage.block.techniques if hasattr(t, "seen")), None)
-
-
-def collate(items: Sequence[Mapping[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Lay blocks back to back in one row: [1, tokens] each, nothing padded; positions keep the texts apart."""
-    return {key: torch.tensor([[x for item in items for x in item[key]]]) for key in items[0]}
 
 
 def tokens_per_step(chosen: Mapping[str, Any], examples: Examples) -> float:
@@ -167,6 +166,11 @@ def quiet() -> None:
 def _losses(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     losses = [row["loss"] for row in log if "loss" in row]
     return {"loss_first": losses[0] if losses else None, "loss_last": losses[-1] if losses else None}
+
+
+def _last_evaluation(log: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    rows = [row for row in log if "eval_loss" in row]
+    return {k.removeprefix("eval_"): v for k, v in rows[-1].items() if k.startswith("eval_")} if rows else None
 
 
 def _beginning(batch: Mapping[str, torch.Tensor], examples: Examples) -> str:

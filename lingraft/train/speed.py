@@ -20,7 +20,7 @@ def tokens_per_second(base: Path) -> float:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
     parameters = sum(p.numel() for p in model.parameters())
-    return _EFFICIENCY * operations_per_second(fastest_dtype()) / (_OPERATIONS * parameters)
+    return float(_EFFICIENCY * operations_per_second(fastest_dtype()) / (_OPERATIONS * parameters))
 
 
 def operations_per_second(dtype: torch.dtype, rows: int = 512, width: int = 1024) -> float:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lingraft.data.pack import Packed
+    from lingraft.train.classified import Texts
+    from lingraft.train.task import Task
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Examples:
-    """What a stage trains on: blocks of tokens, the tokenizer that made them, and the template that rendered them."""
+    """What a stage trains on: the data, the tokenizer and template that made it, and the task (None: language)."""
 
-    train: Packed
-    validation: Packed | None
+    train: Packed | Texts
+    validation: Packed | Texts | None
     tokenizer: PreTrainedTokenizerBase
     template: str | None = None
+    task: Task | None = None

@@ -13,6 +13,8 @@ from transformers import TrainerCallback
 from lingraft.problems import refuse
 from lingraft.progress import Advance
 
+_LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_accuracy", "eval_macro_f1")
+
 
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Write each step's row to ``log``, advance the bar by its tokens, and save every ``every`` seconds of work.
@@ -51,7 +53,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:  # noqa: ARG002
         """Append what the Trainer logs."""
         logs: dict[str, Any] = more.get("logs") or {}
-        kept: dict[str, Any] = {k: logs[k] for k in ("loss", "learning_rate", "grad_norm", "eval_loss") if k in logs}
+        kept: dict[str, Any] = {k: logs[k] for k in _LOGGED if k in logs}
         if not kept:
             return
         tokens, seconds = round(state.global_step * self.tokens_per_step), time.monotonic() - self.started

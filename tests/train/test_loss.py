@@ -11,8 +11,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lingraft.train.head import Head, loss_sum
+from lingraft.train.language import collate
 from lingraft.train.linear import speed_up
-from lingraft.train.loop import collate
 from lingraft.train.supervised import Supervised
 
 TEXTS = [[3, 50, 60, 70, 80, 90], [4, 55, 65], list(range(20, 190))]

@@ -1,0 +1,83 @@
+"""Sequence classification with an encoder or a decoder: ``lingraft classify RECIPE``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from lingraft.data.labelled import Labelled, labelled
+from lingraft.models import load_tokenizer
+from lingraft.problems import refuse
+from lingraft.recipe import Classify, resolve
+from lingraft.train.classified import Texts, balanced, task_of
+from lingraft.train.loop import train
+from lingraft.train.sources import split
+from lingraft.train.stage import Examples, Stage
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    """Train a classifier; return what `loop.train` returns, with accuracy and macro-F1 in its log."""
+    return train(stage, prepare(stage, load_tokenizer(stage.base)))
+
+
+def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
+    """Read and tokenise the labelled texts; texts longer than ``length`` are cut and told.
+
+    Errors: `not-found`, `data-invalid` by file and line, and where there are fewer than two classes.
+    """
+    block = stage.block
+    assert isinstance(block, Classify)
+    if block.mix:
+        refuse("recipe-invalid", f"{stage.name}.mix: labelled texts are not mixed by weight",
+               f"give {stage.name}.data; class_weights: balanced weighs classes")  # fmt: skip
+    given = [block.data] if isinstance(block.data, str) else list(block.data or [])
+    items = labelled([resolve(path) for path in given], stage.findings)
+    held: list[Labelled] = []
+    if isinstance(block.validation, str):
+        held = labelled([resolve(block.validation)], stage.findings)
+    elif block.validation is not None:
+        items, held = split(items, block.validation, stage.seed, resolve(given[0]))
+    names = sorted({item.label for item in items}, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n))
+    strange = next((item for item in held if item.label not in names), None)
+    if len(names) < 2 or strange is not None:
+        what = f"{given[0]} has one class only" if strange is None else (
+            f"{strange.source}: class {strange.label!r} is not among the training texts")  # fmt: skip
+        refuse("data-invalid", what, "give texts of every class to train on", given[0])
+    _warn_cut(stage, tokenizer, items)
+    whole = _texts(items, names, tokenizer, block.length)
+    weights = balanced(whole.classes, len(names)) if block.class_weights == "balanced" else None
+    task = task_of(names, _padding(tokenizer), weights)
+    return Examples(whole, _texts(held, names, tokenizer, block.length) if held else None, tokenizer, task=task)
+
+
+def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, length: int) -> Texts:
+    ids = tokenizer([i.text for i in items], truncation=True, max_length=length, verbose=False)["input_ids"]
+    classes = tuple(names.index(item.label) for item in items)
+    tokens = sum(map(len, ids))
+    stats = {
+        "rows_in": len(items), "rows_out": len(ids), "tokens": tokens, "supervised_tokens": len(ids),
+        "length": length,
+        "classes": dict(zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)),
+        "padding_share": 0.0,
+        "examples": [f"{item.text} ⟦{item.label}⟧" for item in items[:5]],
+    }  # fmt: skip
+    return Texts(tuple(map(tuple, ids)), classes, stats)
+
+
+def _warn_cut(stage: Stage, tokenizer: Any, items: Sequence[Labelled]) -> None:
+    limit = stage.block.length
+    lengths = [len(ids) for ids in tokenizer([i.text for i in items], verbose=False)["input_ids"]]
+    over = [item for item, n in zip(items, lengths, strict=True) if n > limit]
+    if over:
+        stage.findings.warn("data-invalid", f"{len(over)} of {len(items)} texts are longer than {limit} tokens and "
+                            f"lose their end, the first {over[0].source}", "raise `length`", over[0].source)  # fmt: skip
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> int:
+    found = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if found is None:
+        refuse("tokenizer-mismatch", "the tokenizer has neither a padding nor an end token", "add one to it")
+    return int(found)
