@@ -31,7 +31,7 @@ from lingraft.weights.tensors import Checkpoint, Entry, Tensor, header, row_bloc
 
 PREFIX = "base_model.model."
 BLOCK = 32 << 20
-UNRELATED = 0.9  # ‖tuned − base‖ / ‖base‖; two models that share nothing lie near 1.4
+UNRELATED = 0.1  # cosine of tuned and base; fine-tunes lie above 0.9, models that share nothing at zero
 BODIES = {"gpt2": "transformer.", "bert": "bert.", "roberta": "roberta."}  # published without the live model's prefix
 CONV1D = ("gpt2",)  # linear layers stored as (in, out)
 
@@ -106,7 +106,7 @@ def _live(base: Checkpoint, found: Difference) -> Mapping[str, str]:
 def _low_rank(found: Difference, live: Mapping[str, str], conv: bool, rank: int | None, energy: float | None,
               findings: Findings) -> dict[str, Kept]:  # fmt: skip
     kept: dict[str, Kept] = {}
-    moved = size = 0.0
+    dot = sizes = 0.0
     with track("extract", len(found.low_rank), "tensors") as advance:
         for name in found.low_rank:
             old, new = found.base[name].read(0, None).float(), found.tuned[name].read(0, None).float()
@@ -114,16 +114,17 @@ def _low_rank(found: Difference, live: Mapping[str, str], conv: bool, rank: int 
             norms = float(delta.double().square().sum()), float(old.double().square().sum())
             if not torch.isfinite(torch.tensor(norms)).all():
                 refuse("non-finite", f"{name} holds NaN or Inf", "take an earlier checkpoint", tensor=name)
-            moved, size = moved + norms[0], size + norms[1]
+            dot += float((new.double() * old.double()).sum())
+            sizes += sqrt(norms[1]) * float(torch.linalg.norm(new.double()))
             transposed = conv and ".c_" in name
             factors = factorise(delta.T.contiguous() if transposed else delta, rank, energy)
             error = _error(found, name, factors.a, factors.b, transposed)
             rel = sqrt(norms[0] / norms[1]) if norms[1] else 0.0
             kept[name] = Kept(live[name].removesuffix(".weight"), factors.a, factors.b, factors.energy, rel, error)
             advance(1)
-    if size and sqrt(moved / size) > UNRELATED:
-        findings.problem("base-mismatch", f"the two models differ by {sqrt(moved / size):.0%} of the base's norm: "
-                         "unrelated weights", "give the model that the fine-tune began from")
+    if sizes and dot / sizes < UNRELATED:
+        findings.problem("base-mismatch", f"the two models' weights do not correlate (cosine {dot / sizes:.3f}): "
+                         "one was not trained from the other", "give the model that the fine-tune began from")
     return kept
 
 

@@ -38,7 +38,7 @@ def factorise(matrix: Tensor, rank: int | None = None, energy: float | None = No
     """
     total = float(matrix.double().square().sum())
     limit = min(matrix.shape)
-    size = min(rank or 16, limit)
+    size = limit if energy is not None and energy >= 1 else min(rank or 16, limit)
     while True:
         u, s, v = _svd(matrix, size, seed)
         wanted = size if energy is None else _needed(s, energy * total)
@@ -53,7 +53,7 @@ def factorise(matrix: Tensor, rank: int | None = None, energy: float | None = No
 
 def _needed(values: Tensor, wanted: float) -> int | None:
     """Return how many singular values reach the wanted energy, or None where all of these do not."""
-    reached = torch.cumsum(values.double().square(), 0) >= wanted * (1 - 1e-6)
+    reached = torch.cumsum(values.double().square(), 0) >= wanted
     return int(torch.argmax(reached.int())) + 1 if bool(reached.any()) else None
 
 
