@@ -18,6 +18,7 @@ from lingraft.merge import evidence, order, promises, sound, vocabulary
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Ends, Tied
 from lingraft.merge.heads import apply_head, class_of
+from lingraft.merge.initial import take_out
 from lingraft.merge.plan import Plan, plan
 from lingraft.merge.updates import apply, rounded
 from lingraft.problems import Findings, refuse
@@ -96,6 +97,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     made = plan(adapter, weights, ends, findings)
     findings.settle()
     promises.check(adapter, weights, made.rename, findings)
+    take_out(adapter, weights, made, findings)
     if adapter.lineage is None:
         evidence.check_rows(adapter, weights, made, findings)
         evidence.check_inside(adapter, weights, made, findings)

@@ -9,6 +9,8 @@ import torch
 import transformers
 from conftest import VOCAB, by_peft, load_model, same
 
+from lingraft.weights.stream import single_threaded
+
 ATTENTION = ["q_proj", "v_proj"]
 LLAMA: dict[str, dict[str, Any]] = {
     "lora": {"target_modules": "all-linear"},
@@ -149,3 +151,21 @@ def test_in_half_precision_a_merge_is_at_least_as_near_to_the_truth_as_peft(base
     assert ours.keys() == theirs.keys() and all(t.dtype == dtype for t in ours.values())
     for tensor, exact in truth.items():
         assert (ours[tensor] - exact).abs().sum() <= (theirs[tensor] - exact).abs().sum(), tensor
+
+
+STARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "pissa": ("llama", {"target_modules": "all-linear", "init_lora_weights": "pissa"}),
+    "pissa and rslora": ("llama", {"target_modules": ATTENTION, "init_lora_weights": "pissa", "use_rslora": True}),
+    "pissa and dora": ("llama", {"target_modules": ATTENTION, "init_lora_weights": "pissa", "use_dora": True}),
+    "pissa on gpt2": ("gpt2", {"target_modules": ["c_attn"], "init_lora_weights": "pissa", "fan_in_fan_out": True}),
+    "olora": ("llama", {"target_modules": ATTENTION, "init_lora_weights": "olora"}),
+}
+
+
+@pytest.mark.parametrize("kind, config", STARTS.values(), ids=STARTS.keys())
+def test_an_adapter_that_began_inside_its_base_equals_peft(base, adapter, run, kind, config):
+    start = base(kind)
+    made = adapter(start, scale=0.01, **config)
+    with single_threaded():  # LAPACK's last bits depend on the number of threads
+        theirs = by_peft(start, made)
+    assert same(dict(load_model(run(start, made)).state_dict()), theirs)

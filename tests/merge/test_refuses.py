@@ -196,3 +196,26 @@ def test_an_existing_output_is_kept(base, plain, run):
     done = run(base(), plain)
     assert codes(lambda: run(base(), plain)) == {"output-exists"}
     assert (done / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("start", ["pissa_niter_4", "lora_ga", "corda", "loftq"])
+def test_a_start_that_cannot_be_computed_again_is_refused(base, adapter, run, start):
+    made = configure(adapter(base(), target_modules=["q_proj"], init_lora_weights="pissa"), init_lora_weights=start)
+    assert codes(lambda: run(base(), made)) == {"unsupported-adapter"}
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_untrained_start_inside_the_base_is_refused(base, adapter, run, start):
+    made = adapter(base(), scale=0, target_modules=["q_proj"], init_lora_weights=start)
+    assert codes(lambda: run(base(), made)) == {"untrained-adapter"}
+
+
+def test_the_residual_base_of_a_pissa_adapter_is_known_and_nothing_is_taken_out_twice(base, adapter, run, tmp_path):
+    made = adapter(base(), target_modules=["q_proj"], init_lora_weights="pissa", scale=0.01)
+    exact = adapter.live.state_dict()["base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"].clone()
+    adapter.live.unload().save_pretrained(tmp_path / "residual")
+    configure(made, base_model_name_or_path=None)
+    out = load_file(run(tmp_path / "residual", made) / "model.safetensors")
+    parts = load_file(made / "adapter_model.safetensors")
+    exact += parts[Q + "lora_B.weight"] @ parts[Q + "lora_A.weight"] * 2
+    assert torch.equal(out["model.layers.0.self_attn.q_proj.weight"], exact)
