@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
 import tokenizers
 
 from lingraft.problems import refuse
@@ -72,13 +73,15 @@ def extended_model(content: bytes, description: Json, texts: Sequence[str]) -> b
     from sentencepiece import sentencepiece_model_pb2 as pb2
 
     model = pb2.ModelProto.FromString(content)
-    score = min((piece.score for piece in model.pieces if piece.type == NORMAL), default=0.0)
+    lowest = min((piece.score for piece in model.pieces if piece.type == NORMAL), default=0.0)
+    # Scores are 32-bit floats, and Llama-2 has pieces at -1e9, where neighbours are 64 apart.
+    step = max(1.0, float(numpy.spacing(numpy.float32(2 * abs(lowest)))))
     added = {token["id"]: token for token in description.get("added_tokens") or ()}
     for number in range(len(model.pieces), size_of(description)):
         token = added.get(number, {"content": f"<unused{number}>", "special": True})
         model.pieces.add(piece=token["content"], score=0.0, type=CONTROL if token["special"] else USER)
     for place, text in enumerate(texts, 1):
-        model.pieces.add(piece=text, score=score - place, type=NORMAL)
+        model.pieces.add(piece=text, score=lowest - step * place, type=NORMAL)
     model.trainer_spec.vocab_size = len(model.pieces)
     return bytes(model.SerializeToString())
 

@@ -27,8 +27,8 @@ from lingraft.vocab.windows import Drawn, Window, draw
 
 NAME = "distil"
 DEPTH = 0.2  # of the layers take part in the input's distillation
-TOKENS = (8_000, 60, 60_000)  # of teaching: at least, per new piece, at most
-EPOCHS = 2
+TOKENS = (14_000, 60, 60_000)  # of teaching: at least, per new piece, at most
+EPOCHS = 1
 BATCH = 6
 RATE = 2e-2
 OUTLIER = 25.0  # squared deviations (in units of the teacher's variance) beyond this do not pull harder
