@@ -39,8 +39,8 @@ class Conversation:
         return [{"role": m.role, "content": m.content} for m in self.messages]
 
 
-class _Unusable(Exception):
-    """Why a row is not a conversation; becomes part of a `data-invalid`, never leaves this file."""
+class Unusable(Exception):
+    """Why a row cannot be used; becomes part of a `data-invalid`, never leaves the readers."""
 
 
 def conversations(paths: Sequence[Path | str], findings: Findings) -> list[Conversation]:
@@ -57,9 +57,9 @@ def conversations(paths: Sequence[Path | str], findings: Findings) -> list[Conve
             total += 1
             try:
                 if row.error is not None:
-                    raise _Unusable(row.error)
+                    raise Unusable(row.error)
                 found.append(Conversation(parse(row.value), f"{path}:{row.line}"))
-            except _Unusable as why:
+            except Unusable as why:
                 bad.append((row.line, str(why)))
         reject(path, bad or ([] if total else [(1, "the file holds no rows")]), total, findings)
     findings.settle()
@@ -90,7 +90,7 @@ def parse(value: Any) -> tuple[Message, ...]:
     form = shape(value)
     if form is None:
         keys = f" (its keys: {', '.join(map(str, list(value)[:6]))})" if isinstance(value, dict) else ""
-        raise _Unusable(f"no known shape of conversation{keys}")
+        raise Unusable(f"no known shape of conversation{keys}")
     system = _optional(value, "system")
     if form == "alpaca":
         asked = _text(value["instruction"], "instruction")
@@ -104,7 +104,7 @@ def parse(value: Any) -> tuple[Message, ...]:
     elif form == "firefly":
         turns = [m for pair in value["conversation"] for m in _pair(pair)]
     else:
-        turns = [_turn(turn) for turn in value.get("messages", value.get("conversations"))]
+        turns = [turn(turn) for turn in value.get("messages", value.get("conversations"))]
     if system.strip() and not (turns and turns[0].role == "system"):
         turns = [Message("system", system), *turns]
     _check(turns)
@@ -114,44 +114,45 @@ def parse(value: Any) -> tuple[Message, ...]:
 def _check(turns: Sequence[Message]) -> None:
     body = [m for i, m in enumerate(turns) if not (i == 0 and m.role == "system")]
     if not any(m.role == "assistant" for m in body):
-        raise _Unusable("no answer in it")
+        raise Unusable("no answer in it")
     for number, message in enumerate(body):
         if message.role == "system":
-            raise _Unusable("a system line after the first turn")
+            raise Unusable("a system line after the first turn")
         if message.role != ("user", "assistant")[number % 2]:
-            raise _Unusable(f"turn {number + 1} is {message.role}'s: user and assistant take turns")
+            raise Unusable(f"turn {number + 1} is {message.role}'s: user and assistant take turns")
         if not message.content.strip():
-            raise _Unusable("an empty answer" if message.role == "assistant" else "an empty question")
+            raise Unusable("an empty answer" if message.role == "assistant" else "an empty question")
     if body[-1].role != "assistant":
-        raise _Unusable("the last question has no answer")
+        raise Unusable("the last question has no answer")
 
 
-def _turn(turn: Any) -> Message:
+def turn(turn: Any) -> Message:
+    """Read one turn of messages or ShareGPT."""
     if not isinstance(turn, dict):
-        raise _Unusable("a turn that is not an object")
+        raise Unusable("a turn that is not an object")
     role = turn.get("role", turn.get("from"))
     if role not in _ROLES:
-        raise _Unusable(f"unknown role {role!r}")
+        raise Unusable(f"unknown role {role!r}")
     return Message(_ROLES[role], _text(turn.get("content", turn.get("value")), "content"))
 
 
 def _pair(pair: Any) -> list[Message]:
     if not isinstance(pair, dict):
-        raise _Unusable("a turn that is not an object")
+        raise Unusable("a turn that is not an object")
     return [Message("user", _text(pair.get("human"), "human")),
             Message("assistant", _text(pair.get("assistant"), "assistant"))]  # fmt: skip
 
 
 def _side(value: Any, role: str, name: str) -> list[Message]:
     if isinstance(value, list):
-        return [_turn(turn) for turn in value]
+        return [turn(turn) for turn in value]
     return [Message(role, _text(value, name))]
 
 
 def _history(value: dict[str, Any]) -> list[Message]:
     history = value.get("history") or []
     if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
-        raise _Unusable("`history` is not a list of [question, answer]")
+        raise Unusable("`history` is not a list of [question, answer]")
     pairs = [{"human": asked, "assistant": said} for asked, said in history]
     return [message for pair in pairs for message in _pair(pair)]
 
@@ -163,7 +164,7 @@ def _optional(value: dict[str, Any], name: str) -> str:
 
 def _text(value: Any, name: str) -> str:
     if value is None:
-        raise _Unusable(f"`{name}` is missing")
+        raise Unusable(f"`{name}` is missing")
     if not isinstance(value, str):
-        raise _Unusable(f"`{name}` is not text")
+        raise Unusable(f"`{name}` is not text")
     return value

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from blake3 import blake3
@@ -27,9 +27,16 @@ _STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
 
 
-class LingraftTrainer(Trainer):  # type: ignore[misc]
-    """transformers' Trainer with atomic checkpoints, learning rates by parameter, and a stop at NaN.
+if TYPE_CHECKING:
+    _Base = Any
+else:
+    _Base = object
 
+
+class Atomic(_Base):  # type: ignore[misc]
+    """What a Trainer is given here: atomic checkpoints, learning rates by parameter, and a stop at NaN.
+
+    Stands before transformers' Trainer, or one of trl's, in a class's bases.
     ``rates`` is each trained parameter's multiple of the learning rate; ``name_of`` says which texts a batch holds.
     """
 
@@ -102,6 +109,10 @@ class LingraftTrainer(Trainer):  # type: ignore[misc]
         best = self.state.best_model_checkpoint
         if best and Path(best).is_dir():
             load_trained(self.model, Path(best))
+
+
+class LingraftTrainer(Atomic, Trainer):  # type: ignore[misc]
+    """transformers' own Trainer, with atomic checkpoints."""
 
 
 def load_trained(model: Any, checkpoint: Path) -> None:

@@ -72,8 +72,8 @@ def _warn_cut(stage: Stage, tokenizer: Any, items: Sequence[Labelled]) -> None:
     lengths = [len(ids) for ids in tokenizer([i.text for i in items], verbose=False)["input_ids"]]
     over = [item for item, n in zip(items, lengths, strict=True) if n > limit]
     if over:
-        stage.findings.warn("data-invalid", f"{len(over)} of {len(items)} texts are longer than {limit} tokens and "
-                            f"lose their end, the first {over[0].source}", "raise `length`", over[0].source)  # fmt: skip
+        message = f"{len(over)} of {len(items)} texts are longer than {limit} tokens and lose their end"
+        stage.findings.warn("data-invalid", f"{message}, the first {over[0].source}", "raise `length`", over[0].source)
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> int:

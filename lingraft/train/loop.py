@@ -39,6 +39,7 @@ class Prepared:
     trainer: LingraftTrainer
     model: Any
     tokens_per_step: float
+    dtype: str
 
 
 def train(stage: Stage, examples: Examples) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
         "validation": _last_evaluation(read_log(arguments_of.log_path(stage))),
         "seconds": round(time.monotonic() - started, 2),
         "tokens_per_second": round((steps - done) * ready.tokens_per_step / max(trained, 1e-9), 1),
-        "dtype": str(trainer.model.dtype).removeprefix("torch."),
+        "dtype": ready.dtype,
         "data": examples.train.stats,
         "log": read_log(arguments_of.log_path(stage)),
     }
@@ -89,44 +90,49 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
     model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments))
     chosen = arguments_of.build(stage, tuning.arguments, examples)
     per_step = tokens_per_step(chosen, examples)
-    decision = known or decide(stage, chosen, examples, model, started)
+    decision = known or decide(stage, chosen, examples, model, dtype, started)
     pace.remember(stage.work, decision)
-    final = arguments_of.finish(chosen, decision.max_steps, stage.name)
     total = per_step * (decision.max_steps or total_steps(chosen, examples))
     every = float("inf") if arguments_of.keeps_own_pace(chosen) else (
         _SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)  # fmt: skip
     with track(stage.name, total - done * per_step, "tokens") as advance:
         watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
-        trainer = LingraftTrainer(
-            model=model, args=final, train_dataset=examples.train, eval_dataset=examples.validation,
-            data_collator=task.collate, compute_metrics=task.metrics, callbacks=[watch, *assembled.tuning.callbacks],
-            rates=rates_of(assembled.model, assembled.tuning),
-            describe=lambda batch: _beginning(batch, examples),
-        )  # fmt: skip
+        more: dict[str, Any] = {"callbacks": [watch, *assembled.tuning.callbacks],
+                                "rates": rates_of(assembled.model, assembled.tuning)}  # fmt: skip
+        if task.trainer is not None:
+            steps = {} if decision.max_steps is None else {"max_steps": decision.max_steps}
+            trainer = task.trainer(model, {**chosen, **steps}, examples, dtype, **more)
+        else:
+            trainer = LingraftTrainer(
+                model=model, args=arguments_of.finish(chosen, decision.max_steps, stage.name),
+                train_dataset=examples.train, eval_dataset=examples.validation, data_collator=task.collate,
+                compute_metrics=task.metrics, describe=lambda batch: _beginning(batch, examples), **more,
+            )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        yield Prepared(trainer, assembled.model, per_step)
+        yield Prepared(trainer, assembled.model, per_step, decision.dtype)
 
 
 def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float) -> Any:
     """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
     to_compute_type(assembled.model, dtype)
-    speed_up(assembled.model)
+    if task.trainer is None:
+        speed_up(assembled.model)
     return task.wrap(assembled.model, dtype, smoothing)
 
 
 def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Any,
-           started: float) -> pace.Decision:  # fmt: skip
+           dtype: torch.dtype, started: float) -> pace.Decision:  # fmt: skip
     """Take the decisions of a first start: with ``minutes``, measure a real step and count how many fit."""
-    dtype = str(model.dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
     if stage.block.minutes is None:
-        return pace.Decision(dtype)
+        return pace.Decision(name)
     micro, steps = chosen["per_device_train_batch_size"], chosen["gradient_accumulation_steps"]
     size = len(examples.train)
     collate = (examples.task or LANGUAGE).collate
     batches = [collate([examples.train[(n * micro + i) % size] for i in range(micro)]) for n in range(min(steps, 2))]
     seconds = pace.seconds_of(lambda: pace.forward_and_backward(model, batches)) * steps / len(batches)
     fit = pace.steps_that_fit(stage.block.minutes, time.monotonic() - started, seconds)
-    return pace.Decision(dtype, min(fit, total_steps(chosen, examples)), round(seconds, 4))
+    return pace.Decision(name, min(fit, total_steps(chosen, examples)), round(seconds, 4))
 
 
 def quantisation_of(stage: Stage) -> Mapping[str, Any] | None:

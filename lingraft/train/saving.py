@@ -39,7 +39,7 @@ def save(model: Any, stage: Stage, examples: Examples, folder: Path, quantisatio
         start = stage.work / PISSA_START
         from_start = {"path_initial_model_for_weight_conversion": str(start)} if start.is_dir() else {}
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        model.save_pretrained(folder, save_embedding_layers=False, **from_start)
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, **from_start)
         check_adapter(folder, {name: _shape(name, t, bool(from_start)) for name, t in expected.items()})
         write_lineage(folder, lineage(stage, quantisation))
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lingraft.data.pack import Packed
     from lingraft.train.classified import Texts
+    from lingraft.train.prefer import Pairs
     from lingraft.train.task import Task
 
 
@@ -41,8 +42,8 @@ class Stage:
 class Examples:
     """What a stage trains on: the data, the tokenizer and template that made it, and the task (None: language)."""
 
-    train: Packed | Texts
-    validation: Packed | Texts | None
+    train: Packed | Texts | Pairs
+    validation: Packed | Texts | Pairs | None
     tokenizer: PreTrainedTokenizerBase
     template: str | None = None
     task: Task | None = None

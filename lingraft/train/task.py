@@ -16,7 +16,8 @@ class Task:
     """How a stage's model is loaded, made to return a loss, and fed.
 
     ``wrap(model, dtype, smoothing)`` returns a module whose forward gives {"loss", …} and which has ``dtype``;
-    ``load(config, base)`` returns the bare model in float32; ``defaults`` are Trainer arguments of the task.
+    ``load(config, base)`` returns the bare model in float32; ``defaults`` are Trainer arguments of the task, under
+    those of the recipe. ``trainer(model, arguments, examples, dtype, callbacks, rates)`` builds another Trainer.
     """
 
     load: Callable[[Any, Path], Any]
@@ -24,3 +25,4 @@ class Task:
     collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, torch.Tensor]]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     metrics: Callable[[Any], dict[str, float]] | None = None
+    trainer: Callable[..., Any] | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lingraft.recipe import Classify, Pretrain, Sft
+from lingraft.recipe import Classify, Prefer, Pretrain, Sft
 from lingraft.train.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -44,7 +44,7 @@ def make_stage(tmp_path: Path, corpus: Path, talks: Path) -> MakeStage:
         settings = {"max_steps": 4, "bf16": False, "per_device_train_batch_size": 1, "save_strategy": "steps",
                     "gradient_accumulation_steps": 1, "save_steps": 1, "learning_rate": 1e-2,
                     **(trainer or {})}  # fmt: skip
-        kind: Any = {"pretrain": Pretrain, "sft": Sft, "classify": Classify}[name]
+        kind: Any = {"pretrain": Pretrain, "sft": Sft, "classify": Classify, "prefer": Prefer}[name]
         data = {"data": str(talks if name == "sft" else corpus), "length": 128, **block}
         parsed = kind(techniques=techniques, trainer=settings, **data)
         return Stage(name, parsed, base, adapters, tmp_path / out, tmp_path / f"{out}-work")

@@ -1,0 +1,149 @@
+"""Training on preferences through trl: ``lingraft prefer RECIPE`` (DPO, KTO, ORPO, or a reward model).
+
+DPO: Rafailov et al. 2023, arXiv:2305.18290. KTO: Ethayarajh et al. 2024, arXiv:2402.01306. ORPO: Hong et al. 2024,
+arXiv:2403.07691. trl's trainers are transformers' Trainer below, so they get the same checkpoints as every stage;
+the reference model is the base with the adapters below, without the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from lingraft.data.preferences import Preference, preferences
+from lingraft.data.templates import resolve as resolve_template
+from lingraft.models import load_tokenizer
+from lingraft.problems import refuse
+from lingraft.recipe import Prefer
+from lingraft.recipe import resolve as resolve_path
+from lingraft.train.checkpoints import Atomic
+from lingraft.train.language import load_causal
+from lingraft.train.loop import train
+from lingraft.train.sources import split
+from lingraft.train.stage import Examples, Stage
+from lingraft.train.task import Task
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pairs(Dataset[Row]):
+    """Rows as trl takes them: a conversational prompt with its answers."""
+
+    rows: tuple[Row, ...]
+    stats: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.rows[index]
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    """Train on the stage's preferences; return what `loop.train` returns."""
+    return train(stage, prepare(stage, load_tokenizer(stage.base)))
+
+
+def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
+    """Read the preferences. Errors: `not-found`, `data-invalid` by file and line, `recipe-invalid`."""
+    block = stage.block
+    assert isinstance(block, Prefer)
+    _check(stage, block)
+    template = resolve_template(block.template, tokenizer)
+    tokenizer.chat_template = template
+    given = [block.data] if isinstance(block.data, str) else list(block.data or [])
+    items = preferences([resolve_path(path) for path in given], stage.findings)
+    held: list[Preference] = []
+    if isinstance(block.validation, str):
+        held = preferences([resolve_path(block.validation)], stage.findings)
+    elif block.validation is not None:
+        items, held = split(items, block.validation, stage.seed, resolve_path(given[0]))
+    task = _task(block.method, block.length)
+    return Examples(_pairs(items, block.method, tokenizer), _pairs(held, block.method, tokenizer) if held else None,
+                    tokenizer, template, task)  # fmt: skip
+
+
+def _check(stage: Stage, block: Prefer) -> None:
+    if block.method == "grpo":
+        refuse("recipe-invalid", f"{stage.name}.method: grpo needs a reward function, which a recipe cannot hold",
+               "use dpo, kto, orpo or reward")  # fmt: skip
+    if block.mix or block.minutes:
+        key = "mix" if block.mix else "minutes"
+        refuse("recipe-invalid", f"{stage.name}.{key}: preference training does not offer it",
+               "give `data`, and num_train_epochs or max_steps in `trainer`")  # fmt: skip
+
+
+def _pairs(items: Sequence[Preference], method: str, tokenizer: Any) -> Pairs:
+    rows: list[Row] = []
+    for item in items:
+        prompt = [{"role": m.role, "content": m.content} for m in item.prompt]
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (item.chosen, item.rejected))
+        if method == "kto":
+            rows += [{"prompt": prompt, "completion": answer, "label": good}
+                     for answer, good in ((chosen, True), (rejected, False))]  # fmt: skip
+        else:
+            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+    texts = [" ".join([*(m.content for m in i.prompt), i.chosen, i.rejected]) for i in items]
+    tokens = sum(map(len, tokenizer(texts, verbose=False)["input_ids"]))
+    stats = {"rows_in": len(items), "rows_out": len(rows), "tokens": tokens, "supervised_tokens": tokens,
+             "padding_share": 0.0,
+             "examples": [f"{i.prompt[-1].content}\n⟦{i.chosen}⟧\n✗ {i.rejected}" for i in items[:5]]}  # fmt: skip
+    return Pairs(tuple(rows), stats)
+
+
+def _task(method: str, length: int) -> Task:
+    def load(config: Any, base: Path) -> Any:
+        if method != "reward":
+            return load_causal(config, base)
+        from transformers import AutoModelForSequenceClassification
+
+        config.num_labels = 1
+        return AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
+
+    def trainer(model: Any, arguments: Mapping[str, Any], examples: Examples, dtype: torch.dtype, **more: Any) -> Any:
+        kind, config = _of_trl(method)
+        kept = {k: v for k, v in arguments.items() if k not in ("label_names", "remove_unused_columns")}
+        try:
+            args = config(**kept, max_length=length, bf16=dtype == torch.bfloat16)
+        except (ValueError, TypeError) as error:
+            refuse("recipe-invalid", f"prefer.trainer: {str(error).splitlines()[0]}", "mend prefer.trainer")
+        from datasets import Dataset as Table
+
+        assert isinstance(examples.train, Pairs)
+        sources: Sequence[Any] = (examples.train, examples.validation)
+        tables = [None if d is None else Table.from_list(list(d.rows)) for d in sources]
+        atomic = type(f"Atomic{kind.__name__}", (Atomic, kind), {})
+        return atomic(model=model, args=args, train_dataset=tables[0], eval_dataset=tables[1],
+                      processing_class=examples.tokenizer, **more)  # fmt: skip
+
+    def as_it_is(model: Any, dtype: torch.dtype, smoothing: float) -> Any:  # noqa: ARG001
+        return model
+
+    defaults = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "gradient_accumulation_steps": 1,
+                "learning_rate": 5e-5}  # fmt: skip
+    return Task(load, as_it_is, _uncollated, defaults, trainer=trainer)
+
+
+def _uncollated(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    raise NotImplementedError(f"trl collates its own {len(items)} rows")
+
+
+def _of_trl(method: str) -> tuple[Any, Any]:
+    try:
+        import trl
+
+        if method == "orpo":
+            from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+            return ORPOTrainer, ORPOConfig
+        return {"dpo": (trl.DPOTrainer, trl.DPOConfig), "kto": (trl.KTOTrainer, trl.KTOConfig),
+                "reward": (trl.RewardTrainer, trl.RewardConfig)}[method]  # fmt: skip
+    except ImportError as error:
+        refuse("recipe-invalid", f"prefer.method: {method} needs trl ({error})", "pip install 'lingraft[prefer]'")

@@ -1,0 +1,55 @@
+"""Preference training through trl keeps our checkpoints, and its adapters load in plain peft."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from lingraft.data.preferences import preferences
+from lingraft.problems import Findings, Refusal
+from lingraft.train import prefer
+
+ROW = {"prompt": "你好", "chosen": "你好！有什么可以帮你？", "rejected": "no"}
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Eight preferences in the two common shapes."""
+    other = {"conversations": [{"from": "human", "value": "谢谢"}], "chosen": {"from": "gpt", "value": "不客气。"},
+             "rejected": {"from": "gpt", "value": "bad"}}  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in [ROW, other] * 4))
+    return path
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "orpo", "reward"])
+def test_each_method_moves_the_adapter_and_ends_with_a_sealed_checkpoint(
+    make_stage: Any, tiny_llama: Path, pairs: Path, method: str
+) -> None:
+    from lingraft.train.checkpoints import intact
+
+    stage = make_stage(tiny_llama, [{"kind": "lora", "r": 4}], name="prefer", data=str(pairs), method=method,
+                       trainer={"max_steps": 2, "per_device_train_batch_size": 2})  # fmt: skip
+    result = prefer.run(stage)
+    assert result["steps"] == 2 and intact(stage.work / "checkpoints" / "checkpoint-2")
+    saved = load_file(stage.out / "adapter_model.safetensors")
+    assert any(t.any() for name, t in saved.items() if "lora_B" in name)
+    assert not any(".ref." in name for name in saved) and not (stage.out / "ref").exists()
+
+
+def test_both_shapes_are_read_and_equal_answers_refused_by_line(tmp_path: Path, pairs: Path) -> None:
+    found = preferences([pairs], Findings())
+    assert len(found) == 8 and found[1].chosen == "不客气。" and found[1].prompt[0].content == "谢谢"
+    (tmp_path / "bad.jsonl").write_text(json.dumps({**ROW, "rejected": ROW["chosen"]}))
+    with pytest.raises(Refusal) as refused:
+        preferences([tmp_path / "bad.jsonl"], Findings())
+    assert refused.value.problems[0].path == f"{tmp_path / 'bad.jsonl'}:1"
+
+
+def test_the_published_set_is_read_whole(test_data: Path) -> None:
+    findings = Findings(allow=frozenset({"data-invalid"}))
+    assert len(preferences([test_data / "instructions" / "preference-zh-300.json"], findings)) > 290
