@@ -24,7 +24,7 @@ from lingraft.weights.gguf_models import FAMILIES, Family, config_from, family_o
 from lingraft.weights.gguf_tokenizer import tokenizer_files
 from lingraft.weights.rotary import hf_from_pairs, reordered
 from lingraft.weights.safetensors import DTYPES
-from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
+from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 
 NAME = "gguf"
 Q = GGMLQuantizationType
@@ -33,6 +33,7 @@ PLAIN: dict[GGMLQuantizationType, torch.dtype] = {
     Q.I8: torch.int8, Q.I16: torch.int16, Q.I32: torch.int32, Q.I64: torch.int64,
 }  # fmt: skip
 DTYPES_KEY = "lingraft.dtypes"  # JSON {name: dtype}: tensors that were stored wider than they are, without loss
+NORM_KEY = "lingraft.norm."  # + name: a norm as it was before 1 was added, where the sum loses bits
 
 
 def knows(path: Path) -> bool:
@@ -74,7 +75,7 @@ def _entries(head: Header, family: Family, config: Mapping[str, Any]) -> dict[st
         if hf is None:
             refuse("unknown-format", f"{head.path}: tensor {name} has no place in {family.model_type}",
                    "use the original Hugging Face model", head.path, name)  # fmt: skip
-        entries[hf] = _restored(hf, _entry(head, name, info), family, config)
+        entries[hf] = _restored(hf, _entry(head, name, info), family, config, head.metadata.get(NORM_KEY + hf))
     narrow = json.loads(head.metadata.get(DTYPES_KEY, "{}"))
     return {name: _cast(entry, DTYPES[narrow[name]]) if name in narrow else entry for name, entry in entries.items()}
 
@@ -107,11 +108,13 @@ def _decode(head: Header, info: Info, begin: int, nbytes: int) -> Tensor:
     return torch.from_numpy(kind.dequantize_blocks(raw.reshape(-1, kind.type_size)).reshape(-1))
 
 
-def _restored(name: str, entry: Entry, family: Family, config: Mapping[str, Any]) -> Entry:
+def _restored(name: str, entry: Entry, family: Family, config: Mapping[str, Any], kept: list[float] | None) -> Entry:
     """Undo what GGUF's converters did to a tensor's values: rotary order of q and k, norms with 1 added."""
     if family.pairs and is_query_or_key(name):
         heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
         return reordered(entry, hf_from_pairs(entry.shape[0], heads))
+    if family.norm_offset and kept is not None and (len(kept),) == entry.shape:
+        return header({name: torch.tensor(kept, dtype=torch.float32)}, name)
     if family.norm_offset and name.endswith("norm.weight"):
         return Entry(entry.dtype, entry.shape, lambda start, stop: entry.read(start, stop) - 1)
     return entry
@@ -131,7 +134,8 @@ def _scale(head: Header, config: dict[str, Any]) -> None:
     if scaling is None:
         refuse("unknown-format", f"{head.path}: {', '.join(factors)} is no rotary scaling that config.json can tell",
                "use the original Hugging Face model", head.path)  # fmt: skip
-    if (original := config.pop("rope_scaling", {}).get("original_max_position_embeddings")) is not None:
+    original = head.metadata.get(f"{head.metadata['general.architecture']}.rope.scaling.original_context_length")
+    if scaling["rope_type"] == "longrope" and original is not None:  # Phi-3 tells it beside, not in the scaling
         config["original_max_position_embeddings"] = original
     config["rope_scaling"] = scaling
 

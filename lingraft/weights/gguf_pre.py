@@ -34,9 +34,9 @@ GPT2 = _bytes(use_regex=True)
 DIGITS = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, GPT2]}
 # The first name of each split is the one that is written.
 SPLITS: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
-    (GPT2, ("gpt-2", "phi-2", "mpt", "olmo", "jina-v2-en", "default")),
+    (GPT2, ("gpt-2", "phi-2", "mpt", "olmo", "default")),
     (DIGITS, ("smollm", "starcoder", "refact", "command-r", "codeshell")),
-    (_split(LLAMA3), ("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe", "falcon3", "chameleon")),
+    (_split(LLAMA3), ("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe", "falcon3")),
     (_split(QWEN2), ("qwen2", "stablelm2", "deepseek-r1-qwen", "megrez")),
     (_split(GPT4O), ("gpt-4o", "llama4")),
     (_split(TEKKEN), ("tekken",)),

@@ -1,7 +1,8 @@
 """The tokenizer inside a GGUF file, as the files that Hugging Face keeps beside a model.
 
 Byte-level BPE (`gpt2`) becomes tokenizer.json with the split that `tokenizer.ggml.pre` names; SentencePiece
-(`llama`) becomes tokenizer.model. Chat template and generation config come along.
+(`llama`) becomes tokenizer.model and the tokenizer.json that encodes alike. Chat template and generation config
+come along.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from lingraft.problems import refuse
 from lingraft.weights.gguf_pre import NFC, WHOLE_WORDS, pre_tokenizer
+from lingraft.weights.sentencepiece_json import added_token, around, tokenizer_json
 from lingraft.weights.sentencepieces import Piece, model_bytes
 
 KEY = "tokenizer.ggml."
@@ -45,7 +47,7 @@ def tokenizer_files(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> d
     if model == "gpt2":
         files["tokenizer.json"] = _json(_byte_bpe(metadata))
     elif model == "llama":
-        files["tokenizer.model"] = _sentencepiece(metadata)
+        files |= _sentencepiece(metadata)
     else:
         refuse("unknown-format", f"the GGUF file's tokenizer is of the kind {model!r}; lingraft reads gpt2 and llama",
                "take the tokenizer of the original model")  # fmt: skip
@@ -66,8 +68,7 @@ def _byte_bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     vocab = {token: i for i, (token, _) in enumerate(_tokens(metadata))}
     return {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [_added(i, token, kind) for i, (token, kind) in enumerate(_tokens(metadata))
-                         if kind in (Kind.CONTROL, Kind.USER)],
+        "added_tokens": _added(metadata),
         "normalizer": {"type": "NFC"} if name in NFC else None,
         "pre_tokenizer": split,
         "post_processor": _post_processor(metadata),
@@ -91,30 +92,22 @@ def _tokens(metadata: Mapping[str, Any]) -> list[tuple[str, Kind]]:
     return pairs
 
 
-def _added(number: int, token: str, kind: Kind) -> dict[str, Any]:
-    return {"id": number, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": False, "special": kind == Kind.CONTROL}  # fmt: skip
+def _added(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    kinds = (Kind.CONTROL, Kind.USER, Kind.UNKNOWN) if metadata[KEY + "model"] == "llama" else (Kind.CONTROL, Kind.USER)
+    return [added_token(number, token, special=kind != Kind.USER)
+            for number, (token, kind) in enumerate(_tokens(metadata)) if kind in kinds]  # fmt: skip
 
 
 def _post_processor(metadata: Mapping[str, Any]) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    before = _special(metadata, "bos") if metadata.get(KEY + "add_bos_token") else None
-    after = _special(metadata, "eos") if metadata.get(KEY + "add_eos_token") else None
-    if before is None and after is None:
-        return byte_level
-    used = [item for item in (before, after) if item is not None]
+    template = around(_ends(metadata, bos=False))
+    return {"type": "Sequence", "processors": [byte_level, template]} if template else byte_level
 
-    def template(*sequences: tuple[str, int]) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = []
-        for name, segment in sequences:
-            items += [{"SpecialToken": {"id": before[0], "type_id": segment}}] if before else []
-            items += [{"Sequence": {"id": name, "type_id": segment}}]
-            items += [{"SpecialToken": {"id": after[0], "type_id": segment}}] if after else []
-        return items
 
-    processor = {"type": "TemplateProcessing", "single": template(("A", 0)), "pair": template(("A", 0), ("B", 1)),
-                 "special_tokens": {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in used}}
-    return {"type": "Sequence", "processors": [byte_level, processor]}
+def _ends(metadata: Mapping[str, Any], bos: bool) -> tuple[tuple[str, int] | None, tuple[str, int] | None]:
+    """Return the tokens put before and after a text; ``bos`` is the default where the file does not say."""
+    before = _special(metadata, "bos") if metadata.get(KEY + "add_bos_token", bos) else None
+    return before, _special(metadata, "eos") if metadata.get(KEY + "add_eos_token") else None
 
 
 def _special(metadata: Mapping[str, Any], role: str) -> tuple[str, int] | None:
@@ -123,30 +116,29 @@ def _special(metadata: Mapping[str, Any], role: str) -> tuple[str, int] | None:
     return (tokens[number], number) if number is not None and 0 <= number < len(tokens) else None
 
 
-def _sentencepiece(metadata: Mapping[str, Any]) -> bytes:
+def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     tokens = _tokens(metadata)
     scores = metadata.get(KEY + "scores") or [0.0] * len(tokens)
     pieces = [Piece(token, score, int(kind)) for (token, kind), score in zip(tokens, scores, strict=False)]
     told = {hf: metadata.get(f"{KEY}{role}_token_id") for role, hf in ROLES.items()}
     numbers = {hf: number for hf, number in told.items() if number is not None}
-    return model_bytes(pieces, numbers, add_space_prefix=bool(metadata.get(KEY + "add_space_prefix", True)))
+    prefix = bool(metadata.get(KEY + "add_space_prefix", True))
+    before, after = (end[1] if end else None for end in _ends(metadata, bos=True))
+    return {"tokenizer.model": model_bytes(pieces, numbers, add_space_prefix=prefix),
+            "tokenizer.json": _json(tokenizer_json(pieces, prefix, before, after))}  # fmt: skip
 
 
 def _settings(metadata: Mapping[str, Any], config: Mapping[str, Any], model: str) -> dict[str, Any]:
     spm = model == "llama"
-    # A class of its own (GPT2Tokenizer …) would put its own split in the place of tokenizer.json's.
+    # A class of its own (GPT2Tokenizer, LlamaTokenizer …) would put its own split in the place of tokenizer.json's.
     settings: dict[str, Any] = {
-        "tokenizer_class": "LlamaTokenizer" if spm else "PreTrainedTokenizerFast",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": config.get("max_position_embeddings", 2048),
         "add_bos_token": bool(metadata.get(KEY + "add_bos_token", spm)),
         "add_eos_token": bool(metadata.get(KEY + "add_eos_token", False)),
-        "added_tokens_decoder": {str(i): {k: v for k, v in _added(i, token, kind).items() if k != "id"}
-                                 for i, (token, kind) in enumerate(_tokens(metadata))
-                                 if kind in (Kind.CONTROL, Kind.USER) or (spm and kind == Kind.UNKNOWN)},
+        "added_tokens_decoder": {str(item.pop("id")): item for item in _added(metadata)},
     }  # fmt: skip
-    if spm:
-        settings |= {"legacy": False, "add_prefix_space": bool(metadata.get(KEY + "add_space_prefix", True))}
     for role, hf in ROLES.items():
         if special := _special(metadata, role):
             settings[f"{hf}_token"] = special[0]

@@ -55,7 +55,7 @@ def vocabulary(files: Mapping[str, bytes], rows: int) -> Vocabulary | None:
         fast = _from_vocab_and_merges(files)
     if fast is not None and _is_byte_level(fast):
         found = _byte_bpe(fast)
-    elif "tokenizer.model" in files:
+    elif "tokenizer.model" in files and not _is_behind(files["tokenizer.model"], fast):
         found = _sentencepiece(files["tokenizer.model"])
     elif fast is not None:
         found = _scored(fast)
@@ -114,8 +114,9 @@ def _is_byte_level(fast: Mapping[str, Any]) -> bool:
 
 def _byte_bpe(fast: Mapping[str, Any]) -> Vocabulary:
     pre = name_of(fast.get("pre_tokenizer"), bool(fast["model"].get("ignore_merges")))
-    if pre is None:
-        refuse("unknown-format", "this tokenizer splits text in a way that llama.cpp has no name for", REMEDY)
+    normal = (fast.get("normalizer") or {}).get("type", "NFC")  # llama.cpp leaves NFC out, which few texts need
+    if pre is None or normal != "NFC":
+        refuse("unknown-format", "llama.cpp has no name for the way this tokenizer splits or changes text", REMEDY)
     found = Vocabulary("gpt2", [], [], pre)
     _fill(found, fast["model"]["vocab"])
     found.merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in fast["model"]["merges"]]
@@ -133,6 +134,13 @@ def _sentencepiece(content: bytes) -> Vocabulary:
         refuse("unknown-format", "tokenizer.model is not a SentencePiece model", REMEDY)
     return Vocabulary("llama", [p.text for p in pieces], [Kind(p.kind) for p in pieces],
                       scores=[p.score for p in pieces], add_space_prefix=prefix)  # fmt: skip
+
+
+def _is_behind(model: bytes, fast: Mapping[str, Any] | None) -> bool:
+    """Tell whether tokenizer.json, which transformers goes by, has pieces that tokenizer.model does not have."""
+    vocab = (fast or {}).get("model", {}).get("vocab", {})
+    added = {item["content"] for item in (fast or {}).get("added_tokens", [])}
+    return isinstance(vocab, dict) and bool(set(vocab) - {piece.text for piece in read_pieces(model)[0]} - added)
 
 
 def _scored(fast: Mapping[str, Any]) -> Vocabulary:

@@ -20,7 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 from lingraft.problems import refuse
 from lingraft.weights import gguf_rope, gguf_tokenizer_write
 from lingraft.weights.fingerprint import is_buffer
-from lingraft.weights.gguf import DTYPES_KEY
+from lingraft.weights.gguf import DTYPES_KEY, NORM_KEY
 from lingraft.weights.gguf_models import FAMILIES, KEYS, Family, family_for, gguf_name, is_query_or_key
 from lingraft.weights.hf import dtype_of
 from lingraft.weights.rotary import pairs_from_hf, reordered, theta_and_scaling
@@ -55,6 +55,7 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
         _describe(writer, checkpoint, family, kind)
         _tokenizer(writer, checkpoint, _rows(entries))
         narrow = _narrow(checkpoint, family, types)
+        _keep_norms(writer, checkpoint, family)
         if narrow:
             writer.add_string(DTYPES_KEY, json.dumps(narrow))
         for name, tensor in gguf_rope.tensors_for(config, head_dim(config)).items():
@@ -129,11 +130,16 @@ def _narrow(checkpoint: Checkpoint, family: Family, types: Mapping[str, GGMLQuan
         if kind != Q.F32 or entry.dtype not in (torch.float16, torch.bfloat16):
             return None
         narrow[name] = DTYPE_NAMES[entry.dtype]
-        if family.norm_offset and name.endswith("norm.weight"):
-            value = entry.read(0, None)
-            if not torch.equal(((value.float() + 1) - 1).to(entry.dtype), value):
-                return None
     return narrow
+
+
+def _keep_norms(writer: GGUFWriter, checkpoint: Checkpoint, family: Family) -> None:
+    """Keep the norms whose last bits are lost by adding 1 and taking it off again, as arrays that llama.cpp ignores."""
+    for name in checkpoint.tensors if family.norm_offset else ():
+        if name.endswith("norm.weight"):
+            value = checkpoint.tensors[name].float()
+            if not torch.equal((value + 1) - 1, value):
+                writer.add_array(NORM_KEY + name, value.tolist())
 
 
 def _rows(entries: Mapping[str, Entry]) -> int:

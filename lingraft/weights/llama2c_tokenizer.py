@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lingraft.problems import refuse
+from lingraft.weights.sentencepiece_json import tokenizer_json
 from lingraft.weights.sentencepieces import Piece, model_bytes, read_pieces
 
 SPACE = "\u2581"
@@ -55,13 +56,17 @@ def _piece(number: int, raw: bytes, score: float) -> Piece:
 
 
 def tokenizer_files(path: Path, context: int) -> dict[str, bytes]:
-    """Return tokenizer.model and its settings as Hugging Face files."""
-    model = model_bytes(read_tokenizer(path), {"unk": 0, "bos": 1, "eos": 2})
-    settings = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-                "add_bos_token": True, "add_eos_token": False, "legacy": False, "model_max_length": context,
-                "clean_up_tokenization_spaces": False}  # fmt: skip
+    """Return the tokenizer in both of Hugging Face's forms, and its settings."""
+    pieces = read_tokenizer(path)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+        "add_bos_token": True, "add_eos_token": False, "model_max_length": context,
+        "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
     generation = {"_from_model_config": False, "bos_token_id": 1, "eos_token_id": 2}
-    return {"tokenizer.model": model, "tokenizer_config.json": _json(settings),
+    return {"tokenizer.model": model_bytes(pieces, {"unk": 0, "bos": 1, "eos": 2}),
+            "tokenizer.json": _json(tokenizer_json(pieces, add_space_prefix=True, before=1)),
+            "tokenizer_config.json": _json(settings),
             "generation_config.json": _json(generation)}  # fmt: skip
 
 
