@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from lingraft.merge import ends as model_ends
+from lingraft.merge import sound
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Ends
+from lingraft.merge.initial import take_out
 from lingraft.merge.merged import Model, merge_one
 from lingraft.merge.plan import Plan, plan
-from lingraft.merge.updates import LowRank, LowRankEmbedding, Replace, Rows, apply
+from lingraft.merge.updates import Replace, Rows, apply
 from lingraft.problems import Findings, Refusal
 from lingraft.verify.difference import difference
 from lingraft.verify.origin import check_origin
@@ -49,25 +51,16 @@ def verify_adapter(adapter: Path, base: Path, findings: Findings) -> dict[str, A
     """
     read = read_adapter(adapter, findings)
     checkpoint = open_checkpoint(base)
-    check_finite(read, findings)
+    sound.look(read, findings)
     below = _below(read, checkpoint, findings)
-    check_origin(read, checkpoint, below.weights, findings)
     proof = _prove(read, checkpoint, below, findings)
+    check_origin(read, checkpoint, proof.below, proof.made, findings)
     embeddings = [changes for name in _ends(proof) if (changes := _rows(proof, name)) is not None]
     modules = [_module(proof, name, embeddings) for name in proof.made.updates if name in proof.above]
     _judge_modules(proof, modules, findings)
     _judge_rows(proof, embeddings, findings)
     return {"adapter": str(adapter), "base": str(base), "modules": modules,
             "embeddings": [changes.as_json() for changes in embeddings]}
-
-
-def check_finite(adapter: Adapter, findings: Findings) -> None:
-    """Note `non-finite` for every adapter tensor with a NaN or an infinity."""
-    for name in adapter.weights:
-        entry = header(adapter.weights, name)
-        if entry.dtype.is_floating_point and not bool(torch.isfinite(entry.read(0, None)).all()):
-            findings.problem("non-finite", f"{adapter.path}: {name} holds NaN or infinite values",
-                             "use an earlier checkpoint, and a lower learning rate", adapter.path, name)
 
 
 def _below(adapter: Adapter, base: Checkpoint, findings: Findings) -> Model:
@@ -98,6 +91,7 @@ def _prove(adapter: Adapter, base: Checkpoint, below: Model, findings: Findings)
     if ends.tied and ends.embedding and ends.head and ends.head not in weights:
         weights = Lazy({**weights.entries, ends.head: weights.entries[ends.embedding]})
     made = plan(adapter, weights, ends, findings)
+    take_out(adapter, weights, made, findings)
     return Proof(adapter, base, weights, apply(weights, made.updates), ends, made)
 
 
@@ -160,31 +154,16 @@ def _judge_modules(proof: Proof, modules: list[dict[str, Any]], findings: Findin
                                  "never changed it", "check that it was trainable (under ZeRO-3 and tied embeddings "
                                  "saves are known to lose it) and train again", proof.adapter.path, name)
         elif not any(isinstance(update, Replace | Rows) for update in updates):
-            learned[module] = moved.get(module, True) and not _zero(updates)
+            learned[module] = moved.get(module, True)
     _judge_learned(proof, learned, findings)
-
-
-def _zero(updates: Any) -> bool:
-    """Tell whether a low-rank update is zero because one of its matrices is."""
-    for update in updates:
-        inner = getattr(update, "delta", update)
-        if isinstance(inner, LowRank | LowRankEmbedding):
-            sides = (inner.a, inner.b)
-            return any(not bool(side.read(0, None).any()) for side in sides)
-    return False
 
 
 def _judge_learned(proof: Proof, learned: Mapping[str, bool], findings: Findings) -> None:
     still = [module for module, changed in learned.items() if not changed]
-    if not still:
-        return
-    if len(still) == len(learned):
-        what = "all its factors are 1" if proof.adapter.kind == "IA3" else "every lora_B is zero"
-        findings.problem("untrained-adapter", f"{proof.adapter.path} changes nothing: {what} ({few(still)})",
+    told = any(problem.code == "untrained-adapter" for problem in (*findings.problems, *findings.allowed))
+    if still and len(still) == len(learned) and not told:
+        findings.problem("untrained-adapter", f"{proof.adapter.path} changes nothing ({few(still)})",
                          "train it, or take the adapter from a later checkpoint", proof.adapter.path, still[0])
-    else:
-        findings.warn("untrained-adapter", f"{proof.adapter.path}: {len(still)} of {len(learned)} modules never moved: "
-                      f"{few(still)}", "check that they are part of the forward pass", proof.adapter.path, still[0])
 
 
 def _judge_rows(proof: Proof, embeddings: list[RowChanges], findings: Findings) -> None:
