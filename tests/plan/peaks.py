@@ -1,0 +1,134 @@
+"""Measure what a training run really holds: one process per combination, two updates of the true loop.
+
+    python tests/plan/peaks.py           # the table of docs/plan.md: measured against planned
+
+The peak is that of anonymous memory (RssAnon) above what the imports took, seen every few milliseconds from outside.
+The models are stored in bfloat16, as published ones are: float32 files would be mapped, and not be anonymous memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run: a model's config, one of plan's strategies, and how it is laid out."""
+
+    model: str
+    strategy: str
+    length: int
+    dtype: str = "float32"
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    # name: transformers' config; random weights
+    "llama-60M": dict(model_type="llama", vocab_size=32000, hidden_size=512, intermediate_size=1408, num_hidden_layers=8,
+                      num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=False),
+    "llama-135M": dict(model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536,
+                       num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True),
+    "qwen2-90M": dict(model_type="qwen2", vocab_size=64000, hidden_size=512, intermediate_size=2048,
+                      num_hidden_layers=10, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True),
+    "gpt2-86M": dict(model_type="gpt2", vocab_size=50257, n_embd=640, n_layer=10, n_head=10, n_positions=1024,
+                     resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
+    "llama-180M": dict(model_type="llama", vocab_size=16000, hidden_size=1024, intermediate_size=2816,
+                       num_hidden_layers=12, num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=False),
+}  # fmt: skip
+
+
+def make_model(name: str, folder: Path) -> Path:
+    """Save a model of random weights, with a small tokenizer beside it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from conftest import make_tokenizer
+
+    torch.manual_seed(0)
+    values = {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048, **MODELS[name]}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    make_tokenizer(folder)
+    return folder
+
+
+def measure(model: Path, combination: Combination) -> dict[str, float]:
+    """Train in a process of its own; return {"peak": bytes above the imports, "seconds_per_1k_tokens"}."""
+    environment = {**os.environ, "LINGRAFT_DTYPE": combination.dtype, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, __file__, "--child", str(model), json.dumps(asdict(combination))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stdin
+        assert child.stdout
+        for line in child.stdout:
+            if line.startswith("ready"):
+                break
+        base = peak = _anonymous(child.pid)
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        while child.poll() is None:
+            peak = max(peak, _anonymous(child.pid))
+            time.sleep(0.004)
+        told = [line for line in child.stdout.read().splitlines() if line.startswith("{")]
+    if not told:
+        raise RuntimeError(f"the run of {combination} ended with {child.returncode}")
+    return {"peak": peak - base, **json.loads(told[-1])}
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+
+
+def _train(model: Path, combination: dict[str, Any]) -> None:
+    """Train for a few updates on random tokens, saying `ready` once everything is imported."""
+    import numpy as np
+    import peft  # noqa: F401
+    import torch
+
+    import lingraft.train.dry_run  # noqa: F401
+    from lingraft.data.pack import pack
+    from lingraft.data.tokens import Segments
+    from lingraft.models import load_tokenizer
+    from lingraft.plan.strategies import NAMED
+    from lingraft.recipe import Pretrain
+    from lingraft.train.loop import train
+    from lingraft.train.stage import Examples, Stage
+
+    tokenizer = load_tokenizer(model)
+    torch.nn.functional.linear(torch.ones(8, 8), torch.ones(8, 8))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    length, count = combination["length"], 16
+    ids = np.random.default_rng(0).integers(3, 390, length * count, dtype=np.int32)
+    labels = ids.copy()
+    labels[::length] = -100
+    segments = Segments(ids, labels, np.arange(0, length * count + 1, length, dtype=np.int64))
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    from lingraft.plan.skeleton import build, read_config
+
+    techniques = NAMED[combination["strategy"]].techniques(build(read_config(model)), read_config(model))
+    block = Pretrain(data=str(model), length=length, techniques=list(techniques),
+                     trainer={**combination["trainer"], "max_steps": STEPS})  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Stage("pretrain", block, model, (), Path(scratch) / "out", Path(scratch) / "work")
+        result = train(stage, Examples(pack(segments, tokenizer, length, count), None, tokenizer))
+    assert config
+    print(json.dumps({"seconds_per_1k_tokens": 1000 / result["tokens_per_second"]}), flush=True)
+
+
+if __name__ == "__main__" and sys.argv[1:2] == ["--child"]:
+    _train(Path(sys.argv[2]), json.loads(sys.argv[3]))
