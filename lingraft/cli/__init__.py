@@ -1,0 +1,39 @@
+"""The command line: one short function per verb that reads, calls and prints. No logic.
+
+    answer.py    exit codes, JSON, shared options       recipes.py   quickstart, new, check, run, the stages
+    weights.py   inspect, merge, verify, convert, …     models.py    vocab, plan, evaluate, chat
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lingraft import __version__
+from lingraft.cli import models, recipes, weights
+
+app = typer.Typer(
+    name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Teach an open-weight language model a new language or domain, and get the weights right.",
+)  # fmt: skip
+for room in (recipes, models, weights):
+    app.add_typer(room.app)
+
+
+def main() -> None:
+    """Run the command line; the entry point of the `lingraft` command."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"lingraft {__version__}")
+        raise typer.Exit

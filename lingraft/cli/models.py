@@ -1,0 +1,136 @@
+"""Verbs on models: vocab, plan, evaluate, chat."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lingraft.cli.answer import (
+    Adapters,
+    Allow,
+    Answer,
+    Base,
+    Json,
+    Overwrite,
+    Set,
+    answer,
+    is_recipe,
+    run_stage,
+)
+from lingraft.problems import Findings
+
+app = typer.Typer()
+
+
+@app.command()
+def vocab(
+    base: str,
+    corpus: Annotated[list[str], typer.Option("--corpus", help="Text to learn pieces from; repeatable.")] = [],
+    size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
+    unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
+    all_pieces: Annotated[bool, typer.Option("--all-pieces", help="Take pieces that change other text too.")] = False,
+    init: Annotated[str | None, typer.Option("--init", help="How the new rows begin.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The larger model's directory.")] = None,
+    overwrite: Overwrite = False,
+    overrides: Set = [],
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Grow a model's vocabulary from a corpus, or by a ready-made tokenizer (or run a recipe's stage)."""
+    if is_recipe(base):
+        run_stage("vocab", Path(base), overrides, json_out, allow)
+    if out is None or bool(corpus) == (unite is not None):
+        raise typer.BadParameter("give --out DIR and either --corpus FILE (repeatable) or --unite TOKENIZER")
+    if size != "auto" and not size.isdigit():
+        raise typer.BadParameter(f"--size takes a number of new pieces or auto, not {size!r}")
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.models import locate
+        from lingraft.vocab.run import extend
+
+        return extend(locate(base), out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
+                      size="auto" if size == "auto" else int(size), all_pieces=all_pieces, overwrite=overwrite,
+                      findings=findings, **({} if init is None else {"init": init}))  # fmt: skip
+
+    answer(call, json_out, allow)
+
+
+@app.command()
+def plan(
+    model: str,
+    hardware: Annotated[str | None, typer.Option("--hardware", help="cpu, or a card's name.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="Such as 24GB.")] = None,
+    length: Annotated[int | None, typer.Option("--length", help="Tokens a text; 512, or the recipe's.", min=1)] = None,
+    overrides: Set = [],
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Say what full, LoRA and QLoRA training would take, part by part, which fit, and which to choose."""
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.plan.run import plan as weigh
+        from lingraft.recipe import load
+
+        recipe = load(Path(model), tuple(overrides)) if is_recipe(model) else None
+        try:
+            return weigh(model, recipe=recipe, hardware=hardware, memory=memory, length=length, findings=findings)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    def show(result: Answer) -> str:
+        from lingraft.plan.show import table
+
+        return table(result)
+
+    answer(call, json_out, allow, show)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
+    text: Annotated[Path | None, typer.Option("--text", help="Held-out text: .txt, .jsonl.")] = None,
+    english: Annotated[Path | None, typer.Option("--english", help="English text, to see what was forgotten.")] = None,
+    tasks: Annotated[str, typer.Option("--tasks", help="NAME[=PATH],… through lm-evaluation-harness.")] = "",
+    limit: Annotated[int | None, typer.Option("--limit", help="Questions per subject.", min=1)] = None,
+    prompts: Annotated[list[str], typer.Option("--prompt", help="A prompt for every model; repeatable.")] = [],
+    base: Base = None,
+    adapters: Adapters = [],
+    overrides: Set = [],
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Measure several models in one table: bits per character, tasks, answers."""
+    if len(models) == 1 and is_recipe(models[0]):
+        run_stage("evaluate", Path(models[0]), overrides, json_out, allow)
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.evaluate.run import evaluate as measure
+
+        return measure(models, text=text, english=english, tasks=[t for t in tasks.split(",") if t], prompts=prompts,
+                       limit=limit, base=base, adapters=adapters, findings=findings)  # fmt: skip
+
+    answer(call, json_out, allow)
+
+
+@app.command()
+def chat(
+    model: str,
+    base: Base = None,
+    adapters: Adapters = [],
+    system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
+) -> None:
+    """Talk with a model in the terminal."""
+
+    def call(_: Findings) -> Answer:
+        from lingraft.serve.chat import chat as talk
+
+        sys.stdout = sys.__stdout__
+        talk(model, base, adapters, system)
+        return {}
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    answer(call, False, [])
