@@ -18,6 +18,7 @@ from lingraft.evaluate.cache import remembered
 from lingraft.evaluate.differences import difference
 from lingraft.evaluate.generate import MAX_NEW_TOKENS, generate
 from lingraft.evaluate.measure import Opened, measure
+from lingraft.evaluate.speed import tokens_per_second, weight_bytes
 from lingraft.evaluate.subjects import Subject, subjects
 from lingraft.evaluate.tasks import Task, parse
 from lingraft.evaluate.tasks import run as run_task
@@ -48,6 +49,7 @@ class Row:
     english: list[Scored] | None = None
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    speed: float | None = None  # tokens a second in llama.cpp, of a GGUF file
     dtype: str = ""
     seconds: float = 0.0
 
@@ -95,6 +97,8 @@ def _row(subject: Subject, wanted: Wanted) -> Row:
     for task in wanted.tasks:
         depends = [subject.key, *task.depends_on()]
         row.tasks[task.name] = remembered("tasks", depends, partial(_task, task, opened, wanted))
+    if subject.gguf:
+        row.speed = remembered("speed", [subject.key], partial(_speed, subject))["tokens_per_second"]
     row.dtype, row.seconds = opened.dtype, round(time.monotonic() - started, 2)
     return row
 
@@ -105,6 +109,10 @@ def _generate(opened: Opened, wanted: Wanted) -> dict[str, Any]:
 
 def _task(task: Task, opened: Opened, wanted: Wanted) -> dict[str, Any]:
     return dict(run_task(task, *opened.pair(_probe(wanted))))
+
+
+def _speed(subject: Subject) -> dict[str, Any]:
+    return {"tokens_per_second": tokens_per_second(subject.stack.base)}
 
 
 def _probe(wanted: Wanted) -> str:
@@ -134,6 +142,8 @@ def _figures(row: Row) -> dict[str, Any]:
         "bits_per_byte": text.get("bits_per_byte"),
         "token_perplexity": text.get("token_perplexity"),  # never to be compared between tokenizers
         "english_tokens_per_character": english.get("tokens_per_character"),
+        "bytes": weight_bytes(row.subject.stack.base) + sum(weight_bytes(a) for a in row.subject.stack.adapters),
+        "tokens_per_second": row.speed,
         "dtype": row.dtype or None,
         "seconds": row.seconds,
     }

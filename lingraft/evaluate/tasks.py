@@ -1,7 +1,8 @@
 """Tasks through lm-evaluation-harness: `--tasks ceval@5=/data/ceval-exam.zip,hellaswag`.
 
 NAME alone is the harness's own task, with data from the Hub. NAME=PATH takes the questions from a local folder, zip or
-.jsonl, and for ceval, cmmlu and mmlu the prompts that the harness publishes. NAME@5 shows five worked examples.
+.jsonl (rows with "choices": multiple choice; with "answers": written.py); ceval, cmmlu and mmlu get the prompts that
+the harness publishes. NAME@5 shows five worked examples.
 Answered: `acc` (= `micro`, every question weighs the same), `macro` (every subject weighs the same), per category
 (macro within it) and per subject.
 """
@@ -17,6 +18,8 @@ from blake3 import blake3
 
 from lingraft.evaluate.categories import category
 from lingraft.evaluate.exams import LETTERS, Question, Subject, read_exam
+from lingraft.evaluate.written import Wanted as Written
+from lingraft.evaluate.written import is_written, read_written, score_written
 from lingraft.problems import refuse
 
 HARNESS_NAMES = {"ceval": "ceval-valid", "cmmlu": "cmmlu", "mmlu": "mmlu"}
@@ -35,10 +38,17 @@ class Task:
     path: Path | None
     limit: int | None
 
+    @property
+    def written(self) -> bool:
+        """Tell whether it asks for written answers, which need no harness."""
+        return self.path is not None and is_written(self.path)
+
     def depends_on(self) -> list[Any]:
         """Return what its result depends on, beside the model."""
-        content = "" if self.path is None else _digest(read_exam(self.path))
-        return [self.exam, self.shots, self.limit, content]
+        if self.path is None:
+            return [self.exam, self.shots, self.limit]
+        content = read_written(self.path) if self.written else read_exam(self.path)
+        return [self.exam, self.shots, self.limit, _digest(content)]
 
 
 def parse(text: str, limit: int | None) -> Task:
@@ -49,7 +59,9 @@ def parse(text: str, limit: int | None) -> Task:
         refuse("data-invalid", f"--tasks {text!r} is not NAME, NAME=PATH or NAME@SHOTS=PATH", "for example ceval@5=DIR")
     task = Task(name, exam, int(shots or 0), Path(path).expanduser() if path else None, limit)
     _require_harness()
-    if task.path is not None:
+    if task.written and task.path is not None:
+        read_written(task.path)
+    elif task.path is not None:
         for subject in read_exam(task.path):
             if len(subject.examples) < task.shots:
                 known = len(subject.examples)
@@ -60,6 +72,8 @@ def parse(text: str, limit: int | None) -> Task:
 
 def run(task: Task, model: Any, tokenizer: Any) -> dict[str, float]:
     """Score one task under one model; return {metric: value}."""
+    if task.written and task.path is not None:
+        return score_written(model, tokenizer, read_written(task.path), task.limit)
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -152,8 +166,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _digest(subjects: Sequence[Subject]) -> str:
-    return str(blake3(repr(list(subjects)).encode("utf-8", "surrogatepass")).hexdigest())
+def _digest(content: Sequence[Subject | Written]) -> str:
+    return str(blake3(repr(list(content)).encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def _require_harness() -> None:

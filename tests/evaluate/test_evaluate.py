@@ -11,6 +11,7 @@ import pytest
 
 from lingraft.evaluate.generate import counts
 from lingraft.evaluate.run import evaluate
+from lingraft.evaluate.table import table
 from lingraft.evaluate.text import digest, read_documents
 from lingraft.problems import Findings, Refusal
 
@@ -106,6 +107,29 @@ def test_answers_equal_transformers_greedy_generation(model_dir: Path, model: An
     theirs = tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     assert found["prompt"] == "长城是"
     assert found["answers"][str(model_dir)] == theirs
+
+
+def test_gguf_files_stand_beside_the_model_they_came_from(model_dir: Path, tmp_path: Path, text: Path) -> None:
+    """The quantisation table: size and bits per character of F32 (nothing lost), Q8_0 and Q4_0."""
+    from lingraft.weights.convert import convert
+
+    files = [tmp_path / f"tiny-{kind}.gguf" for kind in ("F32", "Q8_0", "Q4_0")]
+    for file in files:
+        convert(model_dir, file, to="gguf", type=file.stem.removeprefix("tiny-"), findings=Findings())
+    rows = run(model_dir, *files, text=text)["models"]
+    bits = [row["bits_per_character"] for row in rows]
+    assert bits[1] == pytest.approx(bits[0], rel=1e-5)
+    assert 0 < abs(bits[2] - bits[0]) < abs(bits[3] - bits[0])
+    assert rows[1]["bytes"] == files[0].stat().st_size > rows[2]["bytes"] > rows[3]["bytes"]
+
+
+def test_the_table_shows_figures_and_says_what_is_noise(model_dir: Path, other_dir: Path, text: Path) -> None:
+    answer = run(model_dir, other_dir, text=text, prompts=["长城"])
+    lines = table(answer).splitlines()
+    assert lines[0].split()[:2] == ["model", "bits/char"]
+    assert lines[1].split()[:2] == ["base", f"{answer['models'][0]['bits_per_character']:.3f}"]
+    assert "95 % interval" in lines[3] and "over 15 documents" in lines[3]
+    assert "> 长城" in lines
 
 
 def test_counts_of_an_answer_are_what_one_counts_by_hand() -> None:

@@ -1,0 +1,53 @@
+"""The answer of `evaluate` as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lingraft.evaluate.figures import is_number, shower
+from lingraft.evaluate.report import short_names
+
+COLUMNS = (
+    ("bits_per_character", "bits/char", "3"), ("bits_per_byte", "bits/byte", "3"),
+    ("tokens_per_character", "tokens/char", "3"), ("english_bits_per_character", "English bits/char", "3"),
+    ("bytes", "size", "bytes"), ("tokens_per_second", "tokens/s", "1"),
+)  # fmt: skip
+
+
+def table(answer: Mapping[str, Any]) -> str:
+    """Return the models' figures, tasks, differences and answers as lines for people."""
+    models = answer["models"]
+    names = short_names([row["model"] for row in models])
+    columns = [column for column in COLUMNS if any(is_number(row.get(column[0])) for row in models)]
+    rows = [["model", *(title for _, title, _ in columns)]]
+    rows += [[names[row["model"]], *(_cell(row.get(key), kind) for key, _, kind in columns)] for row in models]
+    for task in models[0]["tasks"]:
+        rows[0].append(task)
+        for row, line in zip(models, rows[1:], strict=True):
+            line.append(_cell(row["tasks"][task].get("acc", next(iter(row["tasks"][task].values()), None)), "3"))
+    parts = [_aligned(rows), *(_difference(found, names) for found in answer["differences"])]
+    for item in answer["answers"]:
+        parts.append("\n".join([f"> {item['prompt']}", *(f"  {names.get(model, model)}: {' '.join(text.split())}"
+                                                        for model, text in item["answers"].items())]))  # fmt: skip
+    return "\n".join(parts)
+
+
+def _cell(value: Any, kind: str) -> str:
+    return shower(kind)(value).replace("\u00a0", " ") if is_number(value) else "-"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+
+
+def _difference(found: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    what = found["measure"].replace("_", " ")
+    who = names.get(found["model"], found["model"])
+    text = f"{who}: {what} {found['difference']:+.3f} ({found['relative']:+.1%})"
+    if found["low"] is None:
+        return f"{text}; one unit alone gives no interval"
+    verdict = "clear" if found["significant"] else "not distinguishable from noise"
+    return f"{text}, 95 % interval {found['low']:+.3f} … {found['high']:+.3f} over {found['units']} " \
+        f"{found['unit'].split()[0]}s: {verdict}"  # fmt: skip
