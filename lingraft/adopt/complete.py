@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lingraft.adopt.probe import build
+from lingraft.adopt.probe import build, live_name
 from lingraft.adopt.refusals import some
 from lingraft.problems import Findings
 from lingraft.weights.tensors import Entry
@@ -23,6 +23,7 @@ def check_complete(path: Path, config: Mapping[str, Any], entries: Mapping[str, 
     """
     model = build(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    entries = {live_name(name, wanted): entry for name, entry in entries.items()}
     tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.get("tie_word_embeddings") else set()
     kind = config["architectures"][0]
     missing = [name for name in wanted if name not in entries and name not in tied and not _spare(name)]
@@ -32,7 +33,8 @@ def check_complete(path: Path, config: Mapping[str, Any], entries: Mapping[str, 
                          "download the missing files", path, missing[0])
     if strange:
         findings.problem("unknown-format", f"{path}: {len(strange)} tensors have no place in a {kind}: "
-                         f"{some(strange)}", "check that the files are of one model, and of this family", path, strange[0])
+                         f"{some(strange)}", "check that the files are of one model, and of this family", path,
+                         strange[0])
     for name in wanted.keys() & entries.keys():
         if wanted[name] != entries[name].shape:
             findings.problem("config-mismatch", f"{path}: {name} is {list(entries[name].shape)}; a {kind} of the "

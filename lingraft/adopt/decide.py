@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lingraft.adopt.answers import Answer, Candidate, Decision, answer, unprobed
+from lingraft.adopt.answers import Candidate, Decision, answer, unprobed
 from lingraft.adopt.family import Question
 from lingraft.adopt.infer import Outline
 from lingraft.adopt.probe import Bench
@@ -118,7 +118,7 @@ def _meet(trial: Trial, best: Mapping[str, Any], question: Question, documents: 
     for stage, length in enumerate(stages):
         bits = {i: trial.bits(configs[i], documents, length) for i in alive}
         top = min(alive, key=lambda i: float(bits[i].sum()))
-        ended |= {i: length for i in alive}
+        ended |= dict.fromkeys(alive, length)
         alive = [i for i in alive if not _is_clear(bits[i] - bits[top], bits[top])]
         faint = all(float((bits[i] - bits[top]).mean().abs()) < FAINT_SHARE * float(bits[top].mean()) for i in alive)
         if len(alive) == 1 or (stage >= 1 and faint):

@@ -78,7 +78,7 @@ def _neox_claims(config: Fields) -> dict[str, Any]:
 FAMILIES = (
     Family("gpt2", "transformer.", r"h\.0\.attn\.c_attn\.weight", ("lm_head", "score"), lambda _: True, _gpt2_sizes,
            _gpt2_questions, lambda _: "GPT2LMHeadModel", _gpt2_config, _gpt2_claims, WTE),
-    Family("gpt_neox", "gpt_neox.", r"layers\.0\.attention\.query_key_value\.weight", ("embed_out", "score"),
+    Family("gpt_neox", "gpt_neox.", r"layers\.0\.attention\.query_key_value\.weight", ("embed_out", "lm_head", "score"),
            lambda _: True, _neox_sizes, _neox_questions, lambda _: "GPTNeoXForCausalLM", _neox_config, _neox_claims,
            EMBED_IN),
 )  # fmt: skip

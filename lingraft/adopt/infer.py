@@ -55,8 +55,9 @@ def outline(family: Family, named: Named, source: Path, config: Fields, given: F
     published = _published(family, sizes)
     claims = {name: (value, "config") for name, value in family.claims(config).items()}
     claims |= {name: (value, "inv_freq") for name, value in _from_buffers(named.buffers, claims).items()}
+    by_heads = "head_dim" in given or {"num_attention_heads", "n_head"} & given.keys()
     claims |= {name: (value, "--set") for name, value in family.claims({**_sizes_only(sizes), **given}).items()
-               if name in given or (name == "head_dim" and {"num_attention_heads", "n_head"} & given.keys())}  # fmt: skip
+               if name in given or (name == "head_dim" and by_heads)}  # fmt: skip
     claims |= {name: (given[name], "--set") for name in ("head_dim", "rope_theta") if name in given}
     questions = family.questions(shapes)
     scalings = [value for value, _ in (claims[SCALING],) if value] if SCALING in claims else []

@@ -7,7 +7,6 @@ embedding is scaled, which a look at the values or the probe decides. Mistral wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lingraft.adopt.family import Family, Fields, Question, Shapes, count_layers, head_sizes
@@ -19,7 +18,7 @@ HEAD = "lm_head.weight"
 CLASS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma",
          "gemma2": "Gemma2", "gemma3_text": "Gemma3"}  # fmt: skip
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
-THETAS = {"qwen2": (1e6, 1e4, 1e5, 5e5, 5e6, 1e7), "qwen3": (1e6, 1e4, 1e5, 5e5, 5e6, 1e7)}
+THETAS = dict.fromkeys(("qwen2", "qwen3", "gemma3_text"), (1e6, 1e4, 1e5, 5e5, 5e6, 1e7))
 EPSILON = {"llama": (1e-5, 1e-6), "mistral": (1e-5, 1e-6)}
 
 
@@ -120,9 +119,11 @@ def _special(model_type: str, found: Fields, chosen: Fields, head_dim: int) -> d
     if model_type == "qwen3":
         return {"attention_bias": found["attention_bias"]}
     if model_type in GEMMAS:
+        bias = {"attention_bias": found["attention_bias"], "hidden_activation": chosen["hidden_act"]}
+        if model_type == "gemma":
+            return bias
         # Gemma 2 and 3 were published with the query scaled by the head's size (27B apart, which uses the width)
-        scalar = {} if model_type == "gemma" else {"query_pre_attn_scalar": chosen.get("query_pre_attn_scalar", head_dim)}
-        return {"hidden_activation": chosen["hidden_act"], **scalar}
+        return bias | {"query_pre_attn_scalar": chosen.get("query_pre_attn_scalar", head_dim)}
     return {}
 
 
@@ -140,7 +141,7 @@ def claims(config: Fields) -> dict[str, Any]:
     if any(key in config for key in ("rope_theta", "rope_parameters", "rope_scaling")):
         rope = config.get("rope_parameters") or {}
         theta, scaling = theta_and_scaling(config)
-        if "rope_theta" in config or isinstance(rope, Mapping) and "rope_theta" in str(rope):
+        if "rope_theta" in config or "rope_theta" in str(rope):
             said["rope_theta"] = theta
         said["rope_scaling"] = scaling
     return said

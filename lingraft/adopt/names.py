@@ -21,6 +21,7 @@ INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.") 
 BUFFERS = re.compile(r".*\.(attn\.bias|attention\.bias|position_ids|embeddings\.token_type_ids)|.*rope\.freqs"
                      r"|.*freqs_cis|.*\.rotary_emb\.inv_freq")  # fmt: skip
 OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+LIVE = {"embed_out.weight": "lm_head.weight"}  # on disk → in transformers 5's class
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def _is_anothers(prefix: str, family: Family) -> bool:
 def _renamed(name: str, prefix: str, family: Family) -> str:
     if name.startswith(prefix) and (prefix or name.split(".")[0] not in family.outside):
         return family.body + name.removeprefix(prefix)
+    if family.model_type == "gpt_neox" and name == "lm_head.weight":
+        return "embed_out.weight"
     outer = prefix.removesuffix(family.body) if prefix.endswith(family.body) else ""
     return name.removeprefix(outer)
 

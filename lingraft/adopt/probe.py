@@ -9,7 +9,7 @@ guessing (a language it never read) says nothing about its config and is left ou
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from lingraft.adopt.names import LIVE
 from lingraft.adopt.opened import in_hf_layout
 from lingraft.problems import refuse
 from lingraft.weights.tensors import Entry, Tensor
@@ -135,9 +136,15 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None
         model = kind(kind.config_class(**{k: v for k, v in config.items() if k not in ("architectures", "model_type")}))
     if tensors is not None:
         known = model.state_dict().keys()
-        model.load_state_dict({k: v for k, v in tensors.items() if k in known}, strict=False, assign=True)
+        named = {live_name(name, known): tensor for name, tensor in tensors.items()}
+        model.load_state_dict({k: v for k, v in named.items() if k in known}, strict=False, assign=True)
         model.tie_weights()
     return model.eval()
+
+
+def live_name(name: str, known: Collection[str]) -> str:
+    """Return the name that a class of the installed transformers gives to a tensor on disk."""
+    return LIVE[name] if name not in known and LIVE.get(name) in known else name
 
 
 def _causal_bits(model: Any, ids: tuple[int, ...]) -> Tensor:

@@ -22,7 +22,7 @@ QUANTISED = {
     "HQQ": r".*\.(W_q|meta)",
 }  # fmt: skip
 VISION = (r"(.*\.)?(vision_tower|vision_model|visual|vision_encoder|vision_embed_tokens|image_newline|patch_embed"
-          r"|patch_embedding|multi_modal_projector|mm_projector|audio_tower|embed_vision|qpos_embed)(\..*|$)")  # fmt: skip
+          r"|patch_embedding|multi_modal_projector|mm_projector|audio_tower|embed_vision)(\..*|$)")
 EXPERTS = r".*\.(experts\.\d+|experts\.gate_up_proj|block_sparse_moe|router)\..*|.*\.experts\..*"
 ADAPTER = r".*\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(\..*|$)"
 SHOWN = 4

@@ -16,10 +16,21 @@ REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", 
             "hidden_act", "hidden_activation", "head_dim", "n_inner")  # fmt: skip
 OTHER_TYPE = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "initializer_range")
 CONTEXT = "max_position_embeddings"
+# Fields of --set that are answers to a question, or follow from one.
+ANSWERED = ("head_dim", "num_attention_heads", "n_head", "num_key_value_heads", "rope_theta", "model_type")
+ASSUMED = (CONTEXT, "sliding_window", "query_pre_attn_scalar")
 
 
-def config_of(outline: Outline, decision: Decision, architecture: str, claimed: Mapping[str, Any],
-              given: Mapping[str, Any], tokenizer: Any, files: Mapping[str, bytes], dtype: str) -> dict[str, Any]:  # fmt: skip
+def config_of(
+    outline: Outline,
+    decision: Decision,
+    architecture: str,
+    claimed: Mapping[str, Any],
+    given: Mapping[str, Any],
+    tokenizer: Any,
+    files: Mapping[str, bytes],
+    dtype: str,
+) -> dict[str, Any]:
     """Put config.json together: what an old one says and nothing contradicts, then what was found."""
     chosen = decision.chosen() | _published_extras(outline, decision)
     same = claimed.get("model_type") == outline.family.model_type
@@ -34,8 +45,7 @@ def config_of(outline: Outline, decision: Decision, architecture: str, claimed: 
         number = getattr(tokenizer, f"{role}_token_id", None)
         if number is not None and f"{role}_token_id" not in kept:
             config[f"{role}_token_id"] = number
-    spare = set(given) - {"head_dim", "num_attention_heads", "n_head", "num_key_value_heads", "rope_theta", "model_type"}
-    return config | {name: given[name] for name in spare}
+    return config | {name: value for name, value in given.items() if name not in ANSWERED}
 
 
 def _published_extras(outline: Outline, decision: Decision) -> dict[str, Any]:
@@ -86,5 +96,4 @@ def _how(name: str, value: Any, outline: Outline) -> dict[str, str]:
         return {"how": "read", "from": outline.claims[name][1]}
     if any(known.fields.get(name) == value for known in outline.published):
         return {"how": "assumed", "from": f"as published with {outline.published[0].name}"}
-    return {"how": "assumed", "from": "the usual value"} if name in (CONTEXT, "sliding_window", "query_pre_attn_scalar") \
-        else {"how": "read", "from": "config"}  # fmt: skip
+    return {"how": "assumed", "from": "the usual value"} if name in ASSUMED else {"how": "read", "from": "config"}

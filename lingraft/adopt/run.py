@@ -31,7 +31,6 @@ from lingraft.problems import Findings, refuse
 from lingraft.progress import say, track
 from lingraft.weights import hf
 from lingraft.weights.fits import check_tokenizer
-from lingraft.weights.safetensors import DTYPES
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
 from lingraft.weights.tied import EMBEDDING, HEAD, is_copy
 
@@ -73,6 +72,7 @@ def adopt(
                            loaded, files, _dtype(named.entries))  # fmt: skip
         answer = answer_of(out, found.outline, found.decision, found.family, config, loaded is not None)
         _ask(src, found, findings)
+        _tell_wrong(src, found, findings)
         findings.settle(answer)
         weights = named.entries if not source.pairs else in_hf_layout(named.entries, config["head_dim"])
         _write(source.checkpoint, weights, config, partial)
@@ -122,7 +122,9 @@ def _decided(task: _Task, findings: Findings) -> Found:
         if found[0].decision.blind or (len(found) == 1 and _is_sure(found[0].decision)):
             break
     best = min(found, key=lambda one: one.decision.bits if one.decision.bits is not None else float("inf"))
-    return best if best is found[0] else replace(best, family=("probed", f"better than {found[0].outline.family.model_type}"))
+    if best is found[0]:
+        return best
+    return replace(best, family=("probed", f"better than {found[0].outline.family.model_type}"))
 
 
 def _is_sure(decision: Decision) -> bool:
@@ -172,13 +174,24 @@ def _ask(src: Path, found: Found, findings: Findings) -> None:
         if not answer.open:
             continue
         met = [c for c in found.decision.candidates if c.name == answer.name]
-        values = [q.candidates for q in found.outline.questions if q.name == answer.name][0]
+        values = next(q.candidates for q in found.outline.questions if q.name == answer.name)
         told = ", ".join(f"{c.value} ({c.bits:.3f} bits per character)" for c in met) or ", ".join(map(str, values))
         why = "the weights do not predict the probe text" if found.decision.blind else \
             "no candidate wins clearly" if met else "without a tokenizer nothing can be probed"  # fmt: skip
         findings.problem("config-mismatch", f"{src}: shapes do not tell {answer.name}, and {why}; candidates: {told}",
                          f"add --set {answer.name}={answer.value} (or another of them), give a --probe text in the "
                          "model's language, or --allow config-mismatch to take this one", src)
+
+
+def _tell_wrong(src: Path, found: Found, findings: Findings) -> None:
+    """Warn of every claim that the weights spoke against, with the margin by which it lost."""
+    for answer in found.decision.answers:
+        claim, who = found.outline.claims.get(answer.name, (answer.value, ""))
+        lost = next((c for c in found.decision.candidates if (c.name, c.value) == (answer.name, claim) and c.lost), None)
+        if lost is not None and claim != answer.value:
+            findings.warn("config-mismatch", f"{src}: {who} says {answer.name} {claim}; the weights speak for "
+                          f"{answer.value}: {claim} loses by {lost.margin:.3f} bits per character on {lost.tokens} "
+                          "tokens", "nothing to do; the written config is corrected", src)
 
 
 def _untied(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -240,5 +253,3 @@ def _value(raw: Any) -> Any:
         return raw
     return value
 
-
-__all__ = ["DTYPES", "adopt"]

@@ -71,7 +71,8 @@ def _one(path: Path) -> dict[str, bytes]:
         return {"tokenizer.json": raw}
     if path.suffix == ".txt":
         return {"vocab.txt": raw}
-    refuse("unknown-format", f"{path} is no tokenizer that lingraft reads", f"give one of {', '.join(MAIN)}", path)
+    return refuse("unknown-format", f"{path} is no tokenizer that lingraft reads",
+                  f"give one of {', '.join(MAIN)}", path)  # fmt: skip
 
 
 def has_tokenizer(files: Mapping[str, bytes]) -> bool:

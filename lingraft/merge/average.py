@@ -19,6 +19,7 @@ import torch
 from lingraft.merge import dare, ends, ties
 from lingraft.merge.average_adapters import average_adapters
 from lingraft.merge.lineage import versions
+from lingraft.merge.names import embeds
 from lingraft.merge.run import open_base
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
@@ -160,7 +161,7 @@ def _check(paths: Sequence[Path], every: Sequence[dict[str, Entry]], template: d
         for name in template.keys() & one.keys():
             mine, wanted = one[name], template[name]
             if mine.shape != wanted.shape:
-                rows = mine.shape[1:] == wanted.shape[1:] and (ends.embeds(name.removesuffix(".weight"))
+                rows = mine.shape[1:] == wanted.shape[1:] and (embeds(name.removesuffix(".weight"))
                                                                or name in ends.HEADS)  # fmt: skip
                 findings.problem("vocab-mismatch" if rows else "config-mismatch", f"{path}: {name} is "
                                  f"{list(mine.shape)}; {lead.path} has {list(wanted.shape)}", remedy, path, name)
@@ -198,7 +199,7 @@ def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like
             mean = below + _combined(name, [block - below for block in blocks], plan, limits, like.shape, start)
         rounded = mean.to(like.dtype)
         if not bool(torch.isfinite(rounded).all()):
-            refuse("non-finite", f"{name} holds NaN or Inf after averaging", "take other models or weights", tensor=name)
+            refuse("non-finite", f"{name} holds NaN or Inf after averaging", "take other models", tensor=name)
         return rounded
 
     return Entry(like.dtype, like.shape, read)

@@ -53,7 +53,9 @@ def difference(tuned: Checkpoint, base: Checkpoint, findings: Findings) -> Diffe
         elif tied and theirs.head and theirs.head != theirs.embedding:
             these.pop(theirs.head, None)
     _check(tuned.path, base.path, old, new, ends, findings)
-    low_rank, whole, rows = [], [], {}
+    low_rank: list[str] = []
+    whole: list[str] = []
+    rows: dict[str, tuple[int, ...]] = {}
     for name, entry in new.items():
         below = old.get(name)
         if below is None:

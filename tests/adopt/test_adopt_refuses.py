@@ -1,0 +1,104 @@
+"""What cannot be adopted is refused by its code and by the tensor that gave it away, and nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from adopt_models import problems
+from safetensors.torch import load_file, save_file
+
+from lingraft.adopt.run import adopt
+
+Bare = Callable[..., tuple[Path, dict[str, Any]]]
+Change = Callable[[dict[str, torch.Tensor]], None]
+
+
+def gptq(w: dict[str, torch.Tensor]) -> None:
+    del w["model.layers.0.mlp.up_proj.weight"]
+    w["model.layers.0.mlp.up_proj.qweight"] = torch.zeros(8, 96, dtype=torch.int32)
+    w["model.layers.0.mlp.up_proj.qzeros"] = torch.zeros(1, 12, dtype=torch.int32)
+
+
+def bitsandbytes(w: dict[str, torch.Tensor]) -> None:
+    w["model.layers.0.mlp.up_proj.weight"] = torch.zeros(96 * 32, 1, dtype=torch.uint8)
+    w["model.layers.0.mlp.up_proj.weight.absmax"] = torch.zeros(96)
+
+
+def vision(w: dict[str, torch.Tensor]) -> None:
+    w["vision_tower.vision_model.embeddings.patch_embedding.weight"] = torch.zeros(4, 3, 2, 2)
+
+
+def another_width(w: dict[str, torch.Tensor]) -> None:
+    w["model.layers.1.mlp.up_proj.weight"] = torch.zeros(80, 48)
+
+
+def second_model(w: dict[str, torch.Tensor]) -> None:
+    w.update({f"teacher.{name}": value.clone() for name, value in list(w.items())})
+
+
+def lost_tensor(w: dict[str, torch.Tensor]) -> None:
+    del w["model.layers.1.self_attn.v_proj.weight"]
+
+
+def strange(w: dict[str, torch.Tensor]) -> None:
+    w["model.layers.0.memory.gate"] = torch.zeros(3)
+
+
+def nan(w: dict[str, torch.Tensor]) -> None:
+    w["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+
+
+def adapter(w: dict[str, torch.Tensor]) -> None:
+    w["model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 64)
+
+
+@pytest.mark.parametrize(("change", "code", "tensor"), [
+    (gptq, "unknown-format", "qweight"), (bitsandbytes, "unknown-format", "absmax"),
+    (vision, "unknown-format", "vision_tower"), (another_width, "config-mismatch", "layers.1.mlp.up_proj"),
+    (second_model, "config-mismatch", "teacher."), (lost_tensor, "missing-shard", "layers.1.self_attn.v_proj"),
+    (strange, "missing-shard", "layers.1.memory.gate"), (nan, "non-finite", "layers.1.mlp.up_proj"),
+    (adapter, "unsupported-adapter", "lora_A"),
+])  # fmt: skip
+def test_bad_weights_are_refused_by_code_and_tensor(
+    bare: Bare, tmp_path: Path, change: Change, code: str, tensor: str
+) -> None:
+    folder, _ = bare("llama")
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    (found, *_) = problems(lambda findings: adopt(folder, tmp_path / "out", settings={"head_dim": "16"},
+                                                  findings=findings), code)  # fmt: skip
+    assert tensor in (found.tensor or "") and tensor.split(".")[-1] in found.message
+    assert not [p for p in tmp_path.iterdir() if p != folder]
+
+
+def test_pickled_code_is_refused_and_never_run(bare: Bare, tmp_path: Path) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model.embed_tokens.weight": torch.zeros(4, 4), "code": Code()}, tmp_path / "weights.pt")
+    problems(lambda f: adopt(tmp_path / "weights.pt", tmp_path / "out", findings=f), "unsafe-pickle")
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+def test_a_family_that_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    save_file({"blocks.0.mix.weight": torch.zeros(4, 4)}, tmp_path / "w.safetensors")
+    (found,) = problems(lambda f: adopt(tmp_path / "w.safetensors", tmp_path / "out", findings=f), "unknown-format")
+    assert "qwen3" in found.message and "blocks.0.mix.weight" in found.message
+
+
+@pytest.mark.parametrize("settings", [{"head_dim": "13"}, {"hidden_size": "32"}])
+def test_a_setting_that_shapes_contradict_is_refused(bare: Bare, tmp_path: Path, settings: dict[str, str]) -> None:
+    folder, _ = bare("qwen3" if "hidden_size" in settings else "llama")
+    problems(lambda f: adopt(folder, tmp_path / "out", settings=settings, findings=f), "config-mismatch")
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused(bare: Bare, tmp_path: Path, tiny_llama: Path) -> None:
+    folder, _ = bare("qwen3", vocab_size=300)
+    problems(lambda f: adopt(folder, tmp_path / "out", tokenizer=tiny_llama / "tokenizer.json", findings=f),
+             "tokenizer-mismatch")  # fmt: skip
