@@ -40,7 +40,7 @@ class Vocab(Block):
 
     corpus: str | list[str] | None = None
     size: int | Literal["auto"] = "auto"  # new pieces
-    init: str = "pieces"
+    init: str = "distil"
     unite: str | None = None
     all_pieces: bool = False
 

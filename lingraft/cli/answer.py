@@ -29,7 +29,7 @@ Answer = dict[str, Any]
 
 
 def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
-           show: Callable[[Answer], str] | None = None) -> None:  # fmt: skip
+           show: Callable[[Answer], str] | None = None) -> NoReturn:  # fmt: skip
     """Call a verb, print its answer and exit as the contract says."""
     unknown = [code for code in allow if code not in CODES]
     if unknown:

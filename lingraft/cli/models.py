@@ -18,6 +18,7 @@ from lingraft.cli.answer import (
     Overwrite,
     Set,
     answer,
+    command,
     is_recipe,
     run_stage,
 )
@@ -33,7 +34,7 @@ def vocab(
     size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
     unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
     all_pieces: Annotated[bool, typer.Option("--all-pieces", help="Take pieces that change other text too.")] = False,
-    init: Annotated[str | None, typer.Option("--init", help="How the new rows begin.")] = None,
+    init: Annotated[str, typer.Option("--init", help="How the new rows begin.")] = "distil",
     out: Annotated[Path | None, typer.Option("--out", help="The larger model's directory.")] = None,
     overwrite: Overwrite = False,
     overrides: Set = [],
@@ -53,8 +54,8 @@ def vocab(
         from lingraft.vocab.run import extend
 
         return extend(locate(base), out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
-                      size="auto" if size == "auto" else int(size), all_pieces=all_pieces, overwrite=overwrite,
-                      findings=findings, **({} if init is None else {"init": init}))  # fmt: skip
+                      size="auto" if size == "auto" else int(size), init=init, all_pieces=all_pieces,
+                      overwrite=overwrite, findings=findings, command=command())  # fmt: skip
 
     answer(call, json_out, allow)
 

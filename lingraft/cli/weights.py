@@ -60,9 +60,12 @@ def merge(
         from lingraft.merge.run import merge as merge_to
         from lingraft.models import locate
 
-        return merge_to(locate(base), [locate(a) for a in named], out, dtype=dtype, shard_size=shard_size, to=to,
-                        tied="tie" if tie else "untie" if untie else "auto", onto=onto, overwrite=overwrite,
-                        findings=findings, command=command())  # fmt: skip
+        return merge_to(
+            locate(base), [locate(a) for a in named], out, dtype=dtype, shard_size=shard_size, to=to,
+            tied="tie" if tie else "untie" if untie else "auto",
+            onto="dequantised" if onto == "dequantised" else "original",
+            overwrite=overwrite, findings=findings, command=command(),
+        )  # fmt: skip
 
     answer(call, json_out, allow)
 
