@@ -7,7 +7,7 @@ number of texts. Positions restart at each text; the loop keeps the texts of a b
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from lingraft.data.answers import Turns, render
+from lingraft.data.clean import Told
 from lingraft.data.conversations import Conversation
 from lingraft.data.templates import resolve
 from lingraft.data.text import Document
@@ -94,10 +95,12 @@ def segments_of(conversations: Sequence[Conversation], tokenizer: PreTrainedToke
     return kept
 
 
-def pack(segments: Segments, tokenizer: PreTrainedTokenizerBase, length: int, rows_in: int) -> Packed:
-    """Pack segments (each of at most ``length`` tokens) into blocks, and count."""
+def pack(segments: Segments, tokenizer: PreTrainedTokenizerBase, length: int, rows_in: int,
+         cleaned: Sequence[Told] = ()) -> Packed:  # fmt: skip
+    """Pack segments (each of at most ``length`` tokens) into blocks, and count; ``cleaned`` joins the count."""
     blocks = best_fit(segments.lengths.tolist(), length)
-    return Packed(segments, blocks, _stats(segments, blocks, tokenizer, length, rows_in))
+    stats = _stats(segments, blocks, tokenizer, length, rows_in)
+    return Packed(segments, blocks, {**stats, "clean": [asdict(told) for told in cleaned]} if cleaned else stats)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> tuple[tuple[int, ...], ...]:

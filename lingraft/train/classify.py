@@ -14,7 +14,7 @@ from lingraft.problems import refuse
 from lingraft.recipe import Classify, resolve
 from lingraft.train.classified import Texts, balanced, task_of
 from lingraft.train.loop import train
-from lingraft.train.sources import split
+from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage
 
 
@@ -30,9 +30,7 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """
     block = stage.block
     assert isinstance(block, Classify)
-    if block.mix:
-        refuse("recipe-invalid", f"{stage.name}.mix: labelled texts are not mixed by weight",
-               f"give {stage.name}.data; class_weights: balanced weighs classes")  # fmt: skip
+    refuse_unoffered(block, stage.name, "mix", "clean", "augment")
     given = [block.data] if isinstance(block.data, str) else list(block.data or [])
     items = labelled([resolve(path) for path in given], stage.findings)
     held: list[Labelled] = []

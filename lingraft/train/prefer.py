@@ -25,7 +25,7 @@ from lingraft.recipe import resolve as resolve_path
 from lingraft.train.checkpoints import Atomic
 from lingraft.train.language import load_causal
 from lingraft.train.loop import train
-from lingraft.train.sources import split
+from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.task import Task
 
@@ -74,10 +74,7 @@ def _check(stage: Stage, block: Prefer) -> None:
     if block.method == "grpo":
         refuse("recipe-invalid", f"{stage.name}.method: grpo needs a reward function, which a recipe cannot hold",
                "use dpo, kto, orpo or reward")  # fmt: skip
-    if block.mix or block.minutes:
-        key = "mix" if block.mix else "minutes"
-        refuse("recipe-invalid", f"{stage.name}.{key}: preference training does not offer it",
-               "give `data`, and num_train_epochs or max_steps in `trainer`")  # fmt: skip
+    refuse_unoffered(block, stage.name, "mix", "minutes", "clean", "augment")
 
 
 def _pairs(items: Sequence[Preference], method: str, tokenizer: Any) -> Pairs:

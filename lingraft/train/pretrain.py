@@ -11,7 +11,7 @@ from lingraft.data.text import documents
 from lingraft.data.tokens import of_documents
 from lingraft.models import load_tokenizer
 from lingraft.train.loop import train
-from lingraft.train.sources import gather
+from lingraft.train.sources import gather, refuse_unoffered
 from lingraft.train.stage import Examples, Stage
 
 
@@ -22,10 +22,11 @@ def run(stage: Stage) -> dict[str, Any]:
 
 def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """Read and pack the stage's texts. Errors: `not-found`, `data-invalid` by file and line."""
+    refuse_unoffered(stage.block, stage.name, "augment")
     length = stage.block.length
     found = gather(stage.block, stage.seed, lambda paths: documents(paths, stage.findings),
                    lambda items: of_documents(items, tokenizer, length))  # fmt: skip
     validation = None
     if found.validation is not None:
         validation = pack(found.validation, tokenizer, length, found.validation_rows)
-    return Examples(pack(found.train, tokenizer, length, found.rows), validation, tokenizer)
+    return Examples(pack(found.train, tokenizer, length, found.rows, found.cleaned), validation, tokenizer)

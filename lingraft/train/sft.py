@@ -12,7 +12,7 @@ from lingraft.data.templates import resolve
 from lingraft.models import load_tokenizer
 from lingraft.recipe import Sft
 from lingraft.train.loop import train
-from lingraft.train.sources import gather
+from lingraft.train.sources import gather, refuse_unoffered
 from lingraft.train.stage import Examples, Stage
 
 
@@ -28,6 +28,7 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """
     block = stage.block
     assert isinstance(block, Sft)
+    refuse_unoffered(block, stage.name, "augment")
     template = resolve(block.template, tokenizer)
     found = gather(block, stage.seed, lambda paths: conversations(paths, stage.findings),
                    lambda items: segments_of(items, tokenizer, template, block.length, block.turns,
@@ -35,4 +36,5 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     validation = None
     if found.validation is not None:
         validation = pack(found.validation, tokenizer, block.length, found.validation_rows)
-    return Examples(pack(found.train, tokenizer, block.length, found.rows), validation, tokenizer, template)
+    packed = pack(found.train, tokenizer, block.length, found.rows, found.cleaned)
+    return Examples(packed, validation, tokenizer, template)
