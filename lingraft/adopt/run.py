@@ -187,8 +187,8 @@ def _tell_wrong(src: Path, found: Found, findings: Findings) -> None:
     """Warn of every claim that the weights spoke against, with the margin by which it lost."""
     for answer in found.decision.answers:
         claim, who = found.outline.claims.get(answer.name, (answer.value, ""))
-        lost = next((c for c in found.decision.candidates if (c.name, c.value) == (answer.name, claim) and c.lost), None)
-        if lost is not None and claim != answer.value:
+        met = [c for c in found.decision.candidates if (c.name, c.value) == (answer.name, claim) and c.lost]
+        for lost in met if claim != answer.value else ():
             findings.warn("config-mismatch", f"{src}: {who} says {answer.name} {claim}; the weights speak for "
                           f"{answer.value}: {claim} loses by {lost.margin:.3f} bits per character on {lost.tokens} "
                           "tokens", "nothing to do; the written config is corrected", src)

@@ -61,7 +61,9 @@ def test_a_plausible_wrong_config_is_found_out(stories: Path, tmp_path: Path, wr
     assert any(w.code == "config-mismatch" and asked[0] in w.message for w in findings.warnings)
 
 
-def test_llama2c_tokens_make_a_tokenizer_that_reads_as_published(stories: Path, test_data: Path, tmp_path: Path) -> None:
+def test_llama2c_tokens_make_a_tokenizer_that_reads_as_published(
+    stories: Path, test_data: Path, tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer
 
     bare = tmp_path / "w.safetensors"
