@@ -94,7 +94,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     if class_of(adapter, model.config) is not None:
         ends = replace(ends, head=None, tied=False)  # the model that was trained has a head of its own instead
     weights = model_ends.with_alias(weights, ends)
-    made = plan(adapter, weights, ends, findings)
+    made = plan(adapter, weights, ends, findings, model.config)
     findings.settle()
     promises.check(adapter, weights, made.rename, findings)
     take_out(adapter, weights, made, findings)
@@ -120,7 +120,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
 
 
 def _counts(adapter: Adapter, made: Plan) -> dict[str, Any]:
-    return {"adapter": str(adapter.path), "tensors": len(adapter.weights), "low_rank": len(made.deltas),
+    return {"adapter": str(adapter.path), "tensors": len(adapter.weights), "low_rank": len(made.deltas) + made.fused,
             "replaced": len(made.replaced), "rows": made.rows}  # fmt: skip
 
 

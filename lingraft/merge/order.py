@@ -42,9 +42,12 @@ def inside(base: Path) -> Inside:
         return Inside()
     value = read_json(base / MANIFEST)
     root, adapters = value.get("base"), value.get("adapters")
-    below = tuple(str(a["fingerprint"]) for a in adapters if "fingerprint" in a) if isinstance(adapters, list) else ()
-    deeper = tuple(str(f) for f in value.get("inside") or ())
-    return Inside(value.get("fingerprint"), root.get("fingerprint") if isinstance(root, dict) else None, (*deeper, *below))
+    fingerprint = value.get("fingerprint")
+    if not isinstance(root, dict) or not isinstance(adapters, list) or not adapters:
+        return Inside(fingerprint)  # the receipt of something else than a merge
+    below = tuple(str(a["fingerprint"]) for a in adapters if isinstance(a, dict) and "fingerprint" in a)
+    earlier = tuple(str(f) for f in value.get("inside") or ())
+    return Inside(fingerprint, root.get("fingerprint"), (*earlier, *below))
 
 
 def check(base: Path, known: Inside, given: Sequence[Given], findings: Findings) -> None:

@@ -7,14 +7,17 @@ the base is a free check that it is the right one.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 from lingraft.merge.adapter import Adapter, some
 from lingraft.merge.ends import Ends
 from lingraft.merge.equal import copy_of, same
+from lingraft.merge.experts import container, fused_leaves, place, stored
 from lingraft.merge.lineage import token_indices
-from lingraft.merge.match import Renaming, match, unmatched
+from lingraft.merge.match import Renaming, match
 from lingraft.merge.names import Part, listed
 from lingraft.merge.updates import Add, Dora, Extend, LowRank, LowRankEmbedding, Replace, Rows, Scale, Update
 from lingraft.problems import Findings
@@ -34,6 +37,7 @@ class Plan:
     replaced: dict[str, Entry] = field(default_factory=dict)
     originals: dict[str, Entry] = field(default_factory=dict)  # the copy of the base that the adapter carries
     rows: int = 0
+    fused: int = 0
 
     def add(self, name: str, update: Update, *parts: Part) -> None:
         """Use some parts of the adapter for one tensor."""
@@ -65,13 +69,14 @@ class Module:
         self.findings.problem(code, f"{self.adapter.path}: {message}", remedy, self.adapter.path, part.key)  # type: ignore[arg-type]
 
 
-def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings) -> Plan:
+def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
+         config: Mapping[str, Any] = MappingProxyType({})) -> Plan:  # fmt: skip
     """Turn every tensor of an adapter into an update of ``weights`` (a tied head included under its own name).
 
     Problems: `unused-adapter-tensors`, `missing-adapter-tensors`, `base-mismatch`, `config-mismatch`, `vocab-mismatch`.
     """
     parts = [part for part in adapter.parts if 0 not in adapter.entry(part).shape]
-    rename = match(parts, weights, lambda part: _is_new(adapter, part))
+    rename = match(parts, weights, config, lambda part, way: _has_place(adapter, part, weights, way))
     if rename is None:
         _refuse_names(adapter, parts, weights, findings)
         return Plan()
@@ -80,7 +85,11 @@ def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings) -> Pla
     for part in parts:
         modules[part.module].append(part)
     for path, some_parts in modules.items():
-        _plan_module(Module(adapter, path, some_parts, weights, rename, findings), ends, made)
+        module = Module(adapter, path, some_parts, weights, rename, findings)
+        if fused_leaves(adapter, some_parts[0]):
+            _experts(module, made, str(config.get("model_type")))
+        else:
+            _plan_module(module, ends, made)
     _mirror(ends, made)
     left = [part.key for part in parts if part.key not in made.used]
     if left:
@@ -184,10 +193,7 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
         return
     made.used.update(part.key for part in (a, b) if part)
     if a is None or b is None:
-        there = a or b
-        assert there is not None
-        module.problem("missing-adapter-tensors", f"{there.key} has no {second if a else first} beside it",
-                       "save the adapter again, or take it from another checkpoint", there)  # fmt: skip
+        _half(module, a or b, second if a else first)
         return
     scale, entries = module.adapter.scale(module.path), (module.adapter.entry(a), module.adapter.entry(b))
     delta = (LowRank(*entries, scale, bool(module.adapter.config.get("fan_in_fan_out"))) if first == "lora_A"
@@ -202,6 +208,12 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
     else:
         by_row = isinstance(delta, LowRank) and not delta.transposed
         made.add(name, Dora(delta, module.adapter.entry(magnitude), by_row), a, b, magnitude)
+
+
+def _half(module: Module, there: Part | None, lacking: str) -> None:
+    assert there is not None
+    module.problem("missing-adapter-tensors", f"{there.key} has no {lacking} beside it",
+                   "save the adapter again, or take it from another checkpoint", there)  # fmt: skip
 
 
 def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, made: Plan) -> bool:
@@ -226,6 +238,27 @@ def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, m
     module.problem("vocab-mismatch" if grown else "base-mismatch", f"{a.key} and {b.key} make {list(delta.shape)}; "
                    f"{module.name()} of the base is {[rows, below.shape[1]]}", remedy, a)
     return False
+
+
+def _experts(module: Module, made: Plan, model_type: str) -> None:
+    a, b = module.get("lora_A"), module.get("lora_B")
+    made.used.update(part.key for part in (a, b) if part)
+    if a is None or b is None:
+        _half(module, a or b, "lora_B" if a else "lora_A")
+        return
+    fused = place(module.adapter, (a, b), module.weights, module.rename, model_type)
+    rank = module.adapter.rank(f"{container(a)}.{fused.leaf}") if fused else 0
+    if fused is None:
+        module.problem("unsupported-adapter", f"{a.key} and {b.key} fit none of the fused parameters "
+                       f"{', '.join(fused_leaves(module.adapter, a))} as the base stores them", "merge it with peft", a)
+        return
+    if module.adapter.entry(a).shape[0] % rank:
+        module.problem("config-mismatch", f"{a.key} has {module.adapter.entry(a).shape[0]} rows, no multiple of the rank "
+                       f"{rank}", "restore the adapter_config.json that was saved with these weights", a)
+        return
+    for name, update in fused.updates:
+        made.add(name, update)
+    made.fused += 1
 
 
 def _ia3(module: Module, made: Plan) -> None:
@@ -269,12 +302,17 @@ def _is_new(adapter: Adapter, part: Part) -> bool:
     return any(step in NEW_HEADS for step in steps) or (_listed_as_saved(adapter, part.module) and len(steps) < 3)
 
 
+def _has_place(adapter: Adapter, part: Part, weights: Lazy, rename: Renaming) -> bool:
+    if leaves := fused_leaves(adapter, part):
+        return any(stored(container(part), leaf, weights, rename) for leaf in leaves)
+    return rename(part.target) in weights or _is_new(adapter, part)
+
+
 def _refuse_names(adapter: Adapter, parts: Sequence[Part], weights: Lazy, findings: Findings) -> None:
-    strange = unmatched(parts, weights, lambda part: _is_new(adapter, part), Renaming())
-    fused = [part.key for part in strange if adapter.config.get("target_parameters")]
-    if fused and len(fused) == len(strange):
-        findings.problem("unsupported-adapter", f"{adapter.path} trains fused parameters (target_parameters) that the base "
-                         f"stores otherwise: {some(fused)}", "merge it with peft", adapter.path, fused[0])
+    strange = [part for part in parts if not _has_place(adapter, part, weights, Renaming())]
+    if strange and all(fused_leaves(adapter, part) for part in strange):
+        findings.problem("unsupported-adapter", f"{adapter.path} trains fused parameters that the base stores otherwise: "
+                         f"{some([part.key for part in strange])}", "merge it with peft", adapter.path, strange[0].key)
         return
     findings.problem("unused-adapter-tensors", f"{adapter.path}: {len(strange)} of {len(parts)} tensors fit no tensor of "
                      f"the base: {some([part.key for part in strange])}",

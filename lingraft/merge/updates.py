@@ -113,7 +113,7 @@ class LowRank:
         return (_float(self.b, start, stop) @ a).mul_(self.scale)
 
     def onto(self, below: Entry) -> Entry:
-        return _added(self, below)
+        return delta_onto(self, below)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class LowRankEmbedding:
         return (_float(self.b, 0, None) @ _float(self.a, 0, None)[:, start:stop]).T.mul_(self.scale)
 
     def onto(self, below: Entry) -> Entry:
-        return _added(self, below)
+        return delta_onto(self, below)
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def rounded(entry: Entry, dtype: torch.dtype) -> Entry:
 _NOTHING = Entry(torch.float32, (0,), lambda _start, _stop: torch.empty(0))
 
 
-def _added(delta: Delta, below: Entry) -> Entry:
+def delta_onto(delta: Delta, below: Entry) -> Entry:
+    """Return a tensor plus a difference, added in float32."""
     def read(start: int, stop: int | None) -> Tensor:
         return delta.rows(start, below.shape[0] if stop is None else stop).add_(below.read(start, stop))
 

@@ -13,8 +13,8 @@ import torch
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from lingraft.merge.run import merge  # noqa: E402
-from lingraft.problems import Findings, Refusal  # noqa: E402
+from lingraft.merge.run import merge
+from lingraft.problems import Findings, Refusal
 
 VOCAB = 160
 
