@@ -164,7 +164,8 @@ def quiet() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # speaks while peft imports it
+    for name in ("bitsandbytes", "DeepSpeed"):  # speak, and set their level, while they are imported
+        python_logging.getLogger(name).addFilter(lambda record: record.levelno >= python_logging.ERROR)
     for module in ("peft", "torch", "transformers", "accelerate"):
         warnings.filterwarnings("ignore", module=module)
 
