@@ -17,6 +17,8 @@ from lingraft.problems import refuse
 from lingraft.train.stage import Examples, Stage
 
 _STEP_TOKENS = 2048  # tokens an update sees, unless the recipe gives batch sizes
+_STEP_TOKENS_SHORT = 512  # the same where minutes bound the run: many small updates beat few large ones
+_SHORT_MINUTES = 10
 _BATCH_TOKENS = 1024  # tokens computed at once on a CPU: beyond this memory grows and speed does not
 _EPOCHS_WITH_MINUTES = 4  # a small corpus is not repeated more often than this to fill the time
 
@@ -29,10 +31,12 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
     if "warmup_ratio" in given:  # transformers 5 reads a ratio out of warmup_steps
         given["warmup_steps"] = float(given.pop("warmup_ratio"))
     length = stage.block.length
-    blocks = max(1, _BATCH_TOKENS // length)
+    short = stage.block.minutes is not None and stage.block.minutes <= _SHORT_MINUTES
+    wanted = _STEP_TOKENS_SHORT if short else _STEP_TOKENS
+    blocks = max(1, min(wanted, _BATCH_TOKENS) // length)
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": blocks,
-        "gradient_accumulation_steps": max(1, _STEP_TOKENS // (blocks * length)),
+        "gradient_accumulation_steps": max(1, wanted // (blocks * length)),
         "num_train_epochs": _EPOCHS_WITH_MINUTES if stage.block.minutes else 1,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "logging_steps": 1, "report_to": "none",
         "per_device_eval_batch_size": 1, "save_total_limit": 2, "save_strategy": "no",

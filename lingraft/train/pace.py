@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -51,15 +52,19 @@ def steps_that_fit(minutes: float, spent: float, seconds_per_step: float) -> int
 
 
 def seconds_of(step: Callable[[], Any]) -> float:
-    """Measure ``step`` (no update in it), leaving the random state as it was; the first go warms up."""
+    """Measure ``step`` (no update in it), leaving the random state as it was; the median after a warm-up."""
     state = torch.get_rng_state()
     try:
         step()
-        started = time.perf_counter()
-        step()
-        return time.perf_counter() - started
+        return median(_timed(step) for _ in range(3))
     finally:
         torch.set_rng_state(state)
+
+
+def _timed(step: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 def forward_and_backward(model: torch.nn.Module, batches: Sequence[Mapping[str, torch.Tensor]]) -> None:
