@@ -18,6 +18,7 @@ from lingraft.evaluate.report import render, short_names, write_report
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
+PATIENCE = 120_000  # milliseconds: a busy machine is no fault of the page
 BASE, MERGED = "/models/SmolLM2 ~ instruct", "/runs/zh/merged"
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{ 7*7 }} </script> 长城"
 
@@ -71,7 +72,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("no /usr/bin/chromium (apt-get install chromium)")
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS, timeout=PATIENCE)
         yield chromium
         chromium.close()
 
@@ -83,6 +84,7 @@ def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
         write_report(path, FACTS)
         width, height = request.param
         context = browser.new_context(viewport={"width": width, "height": height}, locale="en-GB")
+        context.set_default_timeout(PATIENCE)
         opened = context.new_page()
         opened.requests = []
         opened.on("request", lambda r: opened.requests.append(r.url))
@@ -92,6 +94,7 @@ def page(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def seen(page: Any) -> list[dict[str, Any]]:
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
     found: list[dict[str, Any]] = page.evaluate(
         "() => [...document.querySelectorAll('data')].map(e => ({key: e.dataset.key, change: e.dataset.change,"
         " value: Number(e.dataset.value), text: e.innerText, shown: e.getClientRects().length > 0}))")  # fmt: skip
@@ -104,7 +107,8 @@ def read(text: str) -> float:
     clock = re.fullmatch(r"(\d+) min (\d+) s", plain)
     if clock:
         return int(clock[1]) * 60 + int(clock[2])
-    number = float(re.match(r"[-+]?[\d.]+(e[-+]\d+)?", plain)[0])  # type: ignore[index]
+    scale = {"GB": 1e9, "MB": 1e6, "kB": 1e3}.get(plain.rpartition(" ")[2], 1.0)
+    number = scale * float(re.match(r"[-+]?[\d.]+(e[-+]\d+)?", plain)[0])  # type: ignore[index]
     return number / 100 if plain.endswith("%") else number
 
 
