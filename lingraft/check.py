@@ -12,6 +12,7 @@ from typing import Any
 
 from lingraft.models import locate, require_causal
 from lingraft.pipeline import TRAINING, Run, data_paths, stages_of
+from lingraft.plan.run import require_fit
 from lingraft.problems import Findings, Refusal
 from lingraft.recipe import Recipe, check_keys, load, resolve
 
@@ -34,6 +35,8 @@ def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findi
         if block is not None:
             _gather(findings, _fits, base, block, name)
     checked.append("techniques")
+    _gather(findings, require_fit, recipe, base, findings)
+    checked.append("memory")
     findings.settle()
     result: dict[str, Any] = {"recipe": str(file), "name": recipe.name, "stages": stages_of(recipe), "checked": checked}
     if dry_run:
@@ -65,14 +68,22 @@ def _fits(base: Path, block: Any, name: str) -> None:
 
 
 def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, Any]]:
-    """Train one real batch of every training stage on the bare base, in a scratch folder."""
+    """Train one real batch of every training stage on the bare base, in a scratch folder.
+
+    The vocabulary is not grown for it (that writes a whole model), so rows that it would add are left out.
+    """
     from lingraft.stages import stage_of
     from lingraft.train.dry_run import dry_run
 
     told = []
     with tempfile.TemporaryDirectory(prefix="lingraft-check-") as scratch:
         for name in TRAINING:
-            if getattr(recipe, name) is not None:
-                trial = recipe.model_copy(update={"out": f"{scratch}/{name}", "vocab": None})
-                told.append({"stage": name, **dry_run(stage_of(Run(trial, base, findings), name, adapters=()))})
+            block = getattr(recipe, name)
+            if block is None:
+                continue
+            techniques = [t.model_copy(update={"rows": "none"}) if hasattr(t, "rows") else t for t in block.techniques]
+            trial = recipe.model_copy(update={
+                "out": f"{scratch}/{name}", "vocab": None, name: block.model_copy(update={"techniques": techniques}),
+            })  # fmt: skip
+            told.append({"stage": name, **dry_run(stage_of(Run(trial, base, findings), name, adapters=()))})
     return told
