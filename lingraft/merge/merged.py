@@ -7,23 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from lingraft.merge import ends as model_ends
-from lingraft.merge import evidence, order, promises, sound, vocabulary
+from lingraft.merge import defects, evidence, order, promises, quantised, sound, vocabulary
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Ends, Tied
 from lingraft.merge.heads import apply_head, class_of
 from lingraft.merge.initial import take_out
 from lingraft.merge.plan import Plan, plan
+from lingraft.merge.quantised import Quantisation
 from lingraft.merge.updates import apply, rounded
 from lingraft.problems import Findings, refuse
 from lingraft.weights.hf import dtype_of
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
+
+
+Onto = Literal["original", "dequantised"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def merged(base: Checkpoint, adapters: Sequence[Path], findings: Findings, tied:
 
 
 def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto",
-           onto: Literal["original", "dequantised"] = "original") -> Merged:  # fmt: skip
+           onto: Onto = "original") -> Merged:  # fmt: skip
     """Check everything that can be known before the base is read in full, and set up the result.
 
     Every problem is collected; one Refusal tells them all.
@@ -81,11 +85,47 @@ def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, ti
     weights = Lazy({name: header(base.tensors, name) for name in base.tensors})
     dtypes = {name: entry.dtype for name, entry in weights.entries.items()}
     start = Model(weights, base.config, model_ends.find(weights, base.config), dtypes=dtypes)
-    model = reduce(lambda below, a: merge_one(below, a, findings, tied, base.path), adapters, start)
+    last = _last_quantised(adapters, onto, findings)
+
+    def step(below: Model, adapter: Adapter) -> Model:
+        if onto == "dequantised" and last is not None and adapter is last[0]:
+            below = replace(below, weights=quantised.dequantised(below.weights, last[1]))
+        return merge_one(below, adapter, findings, tied, base.path)
+
+    model = reduce(step, adapters, start)
     if len(adapters) > 1 and not any(a.lineage for a in adapters):
         evidence.check_steps(adapters, model.plans, weights, findings)
     findings.settle()
-    return Merged(_finish(base, model, adapters), model, tuple(fingerprints), known, start.ends.tied and not model.ends.tied)
+    checkpoint = _finish(base, model, adapters)
+    told = None if last is None else _quantisation(last, adapters, start, model, checkpoint, onto)
+    return Merged(checkpoint, model, tuple(fingerprints), known, start.ends.tied and not model.ends.tied, told)
+
+
+def _last_quantised(adapters: Sequence[Adapter], onto: Onto, findings: Findings) -> tuple[Adapter, Quantisation] | None:
+    """Return the last adapter that was trained on a quantised model: what lay below it is what was quantised."""
+    seen = [(a, quantised.parse(a.lineage.quantisation)) for a in adapters if a.lineage and a.lineage.quantisation]
+    if onto == "dequantised" and not seen:
+        findings.problem("config-mismatch", "--onto dequantised: no adapter says that it was trained on a quantised base",
+                         "leave --onto out; only an adapter with a lingraft.json can say so", adapters[-1].path)
+    return seen[-1] if seen else None
+
+
+def _quantisation(last: tuple[Adapter, Quantisation], adapters: Sequence[Adapter], start: Model, model: Model,
+                  checkpoint: Checkpoint, onto: Onto) -> dict[str, Any]:  # fmt: skip
+    """Tell the receipt which base the adapter saw, which one it was merged onto, and the error of either choice."""
+    position = next(i for i, adapter in enumerate(adapters) if adapter is last[0])
+
+    def put(plans: Sequence[Plan], weights: Lazy) -> Lazy:
+        for made in plans:
+            weights = apply(weights, {n: u for n, u in made.updates.items() if n in weights})
+        return weights
+
+    below = put(model.plans[:position], start.weights)
+    found = quantised.errors(below, last[1], partial(put, model.plans[position:]),
+                             lambda name: header(checkpoint.tensors, name).dtype)  # fmt: skip
+    lineage = last[0].lineage
+    return {"seen": dict(lineage.quantisation or {}) if lineage else {}, "by": str(last[0].path), "onto": onto,
+            "errors": found.as_json()}  # fmt: skip
 
 
 def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, base: Path | None = None) -> Model:
@@ -97,6 +137,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     made = plan(adapter, weights, ends, findings, model.config)
     findings.settle()
     promises.check(adapter, weights, made.rename, findings)
+    defects.warn(adapter, findings)
     take_out(adapter, weights, made, findings)
     if adapter.lineage is None:
         evidence.check_rows(adapter, weights, made, findings)

@@ -86,7 +86,7 @@ def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
         modules[part.module].append(part)
     for path, some_parts in modules.items():
         module = Module(adapter, path, some_parts, weights, rename, findings)
-        if fused_leaves(adapter, some_parts[0]):
+        if module.below() is None and fused_leaves(adapter, some_parts[0]):
             _experts(module, made, str(config.get("model_type")))
         else:
             _plan_module(module, ends, made)
@@ -303,9 +303,9 @@ def _is_new(adapter: Adapter, part: Part) -> bool:
 
 
 def _has_place(adapter: Adapter, part: Part, weights: Lazy, rename: Renaming) -> bool:
-    if leaves := fused_leaves(adapter, part):
-        return any(stored(container(part), leaf, weights, rename) for leaf in leaves)
-    return rename(part.target) in weights or _is_new(adapter, part)
+    if rename(part.target) in weights or _is_new(adapter, part):
+        return True
+    return any(stored(container(part), leaf, weights, rename) for leaf in fused_leaves(adapter, part))
 
 
 def _refuse_names(adapter: Adapter, parts: Sequence[Part], weights: Lazy, findings: Findings) -> None:

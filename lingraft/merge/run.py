@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +22,7 @@ from lingraft.merge import order
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Tied
 from lingraft.merge.memory import Peak
-from lingraft.merge.merged import Merged, decide
+from lingraft.merge.merged import Merged, Onto, decide
 from lingraft.merge.receipt import FILE, Cost, Pace, manifest
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
@@ -46,7 +46,7 @@ def merge(
     shard_size: str = "5GB",
     to: str = "hf",
     tied: Tied = "auto",
-    onto: Literal["original", "dequantised"] = "original",
+    onto: Onto = "original",
     overwrite: bool = False,
     findings: Findings,
     command: Sequence[str] = (),
@@ -81,6 +81,10 @@ def merge(
 def open_base(base: Path) -> Checkpoint:
     """Open a base of any readable format lazily; an adapter is no base."""
     checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
+    packed = [n for n in checkpoint.tensors if n.endswith((".absmax", ".SCB", ".qweight"))]
+    if packed and checkpoint.config.get("quantization_config"):
+        refuse("unknown-format", f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they were made "
+               "from", "take the unquantised model", base, packed[0])
     if checkpoint.format == "adapter":
         refuse("unknown-format", f"{base} is an adapter, not a model", "name the base first: lingraft merge BASE ADAPTER",
                base)  # fmt: skip

@@ -1,0 +1,93 @@
+"""An adapter that was trained on a quantised base: both ways to merge it, and what the receipt says of each."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import codes, load_model, move
+
+from lingraft.merge.lineage import Lineage, write_lineage
+from lingraft.merge.quantised import Quantisation, parse, round_trip
+from lingraft.weights.fingerprint import fingerprint
+from lingraft.weights.formats import open_checkpoint
+
+pytest.importorskip("bitsandbytes")
+METHODS = [{"method": "nf4", "double": True, "dtype": "float32"}, {"method": "fp4", "double": False, "dtype": "float32"},
+           {"method": "int8", "double": False, "dtype": "float32"}]  # fmt: skip
+
+
+@pytest.fixture(params=METHODS, ids=lambda m: m["method"])
+def quantised(request, base, tmp_path):
+    """A live model whose linear layers bitsandbytes quantised, with an adapter that moved on it, and its lineage."""
+    import bitsandbytes as bnb
+    import peft
+
+    how = request.param
+    model = load_model(base())
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and "lm_head" not in name:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, small(bnb, layer, how))
+    live = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "up_proj"], lora_alpha=8))
+    move(live)
+    live.save_pretrained(tmp_path / "adapter")
+    write_lineage(tmp_path / "adapter", Lineage(fingerprint(open_checkpoint(base()).tensors), str(base()), quantisation=how))
+    return how, live, tmp_path / "adapter"
+
+
+def small(bnb, layer, how):
+    if how["method"] == "int8":
+        made = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False)
+        made.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
+    else:
+        made = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, quant_type=how["method"],
+                                 compress_statistics=how["double"])  # fmt: skip
+        made.support_avx512bf16_for_cpu = False
+        made.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type=how["method"],
+                                        compress_statistics=how["double"])  # fmt: skip
+    return made.to("cpu")
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(torch.arange(2, 30)[None]).logits.float()
+
+
+def test_onto_the_dequantised_base_it_is_the_live_model(base, quantised, run):
+    how, live, made = quantised
+    ours, theirs = logits(load_model(run(base(), made, onto="dequantised"))), logits(live)
+    loose = 0.05 if how["method"] == "int8" else 1e-4  # int8 also rounds activations, while it runs
+    assert (ours - theirs).abs().max() <= loose * theirs.abs().max()
+
+
+def test_onto_the_original_it_is_another_model_and_the_receipt_says_how_far(base, quantised, run):
+    how, live, made = quantised
+    for onto in ("original", "dequantised"):
+        told = json.loads((run(base(), made, onto=onto, out=onto) / "manifest.json").read_text())["quantisation"]
+        assert told["seen"] == how and told["onto"] == onto
+        assert told["errors"]["dequantised"] == 0.0 < told["errors"]["original"] < 0.2
+
+
+def test_dequantising_needs_an_adapter_that_saw_it(base, adapter, run):
+    made = adapter(base(), target_modules=["q_proj"])
+    assert codes(lambda: run(base(), made, onto="dequantised")) == {"config-mismatch"}
+
+
+def test_an_unknown_quantisation_is_refused(base, adapter, run):
+    made = adapter(base(), target_modules=["q_proj"])
+    write_lineage(made, Lineage(fingerprint(open_checkpoint(base()).tensors), str(base()), quantisation={"method": "q9"}))
+    assert codes(lambda: run(base(), made)) == {"config-mismatch"}
+
+
+@pytest.mark.parametrize("how", METHODS, ids=lambda m: m["method"])
+def test_a_round_trip_is_near(how):
+    weight = torch.randn(64, 128) * 0.02
+    assert (round_trip(weight, parse(how)) - weight).norm() < 0.15 * weight.norm()
+
+
+def test_embedding_head_and_norms_are_never_quantised(base):
+    entries = open_checkpoint(base()).tensors.entries
+    covered = {n for n, e in entries.items() if Quantisation("nf4").covers(n, e)}
+    assert all("proj" in name for name in covered) and len(covered) == 14
