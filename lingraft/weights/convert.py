@@ -152,6 +152,9 @@ def _adapter(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
 
 
 def _gguf(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
+    if not {"tokenizer.json", "tokenizer.model", "merges.txt"} & set(checkpoint.side_content()):
+        job.findings.warn("tokenizer-mismatch", f"{checkpoint.path} has no tokenizer; llama.cpp cannot run without one",
+                          "copy the model's tokenizer beside its weights and convert again", checkpoint.path)
     return gguf_write.write(checkpoint, out, job.kind, job.advance)
 
 

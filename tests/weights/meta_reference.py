@@ -39,7 +39,8 @@ def logits(w: Mapping[str, Tensor], params: Mapping[str, Any], ids: Tensor) -> T
         layer = {name.removeprefix(f"layers.{i}."): t for name, t in w.items() if name.startswith(f"layers.{i}.")}
         h = _norm(x, layer["attention_norm.weight"], params["norm_eps"])
         q = _turned((h @ layer["attention.wq.weight"].T).view(len(ids), heads, width), turn)
-        k = _turned((h @ layer["attention.wk.weight"].T).view(len(ids), kv, width), turn).repeat_interleave(heads // kv, 1)
+        k = _turned((h @ layer["attention.wk.weight"].T).view(len(ids), kv, width), turn)
+        k = k.repeat_interleave(heads // kv, 1)
         v = (h @ layer["attention.wv.weight"].T).view(len(ids), kv, width).repeat_interleave(heads // kv, 1)
         scores = torch.einsum("qhd,khd->hqk", q, k) / width**0.5 + mask
         mixed = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v).reshape(len(ids), -1)

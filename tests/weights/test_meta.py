@@ -14,6 +14,7 @@ from weights_judges import codes, same
 
 from lingraft.problems import Refusal
 from lingraft.weights import hf, meta, meta_names, meta_write
+from lingraft.weights.tensors import Entry
 
 SHARDS = [1, 2, 4, 8]
 
@@ -29,14 +30,15 @@ def llama3(tmp_path: Path) -> Path:
     """A tied Llama with rope theta 500,000 and scaled positions, whose embedding Meta cuts by rows."""
     torch.manual_seed(1)
     scaling = {**meta_names.LLAMA3_SCALING, "factor": 32.0}
-    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=67,
-                         num_key_value_heads=4, tie_word_embeddings=True, rope_theta=500000.0, rope_scaling=scaling)
+    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+                         num_key_value_heads=4, vocab_size=67, tie_word_embeddings=True, rope_theta=500000.0,
+                         rope_scaling=scaling)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama3")
     return tmp_path / "llama3"
 
 
 @pytest.mark.parametrize("shards", SHARDS)
-def test_metas_arithmetic_on_the_shards_gives_transformers_logits(eight_heads: Path, tmp_path: Path, shards: int) -> None:
+def test_metas_arithmetic_on_shards_gives_transformers_logits(eight_heads: Path, tmp_path: Path, shards: int) -> None:
     folder = written(eight_heads, tmp_path / "meta", shards)
     params = json.loads((folder / "params.json").read_text())
     ids = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
@@ -61,7 +63,8 @@ def test_llama_3_is_cut_by_rows_and_its_tie_and_scaling_come_back(llama3: Path, 
     first = torch.load(tmp_path / "meta" / "consolidated.00.pth", weights_only=True)
     assert first["tok_embeddings.weight"].shape == (67 // shards, 32)
     assert same(found.tensors, hf.read(llama3).tensors) and found.config["tie_word_embeddings"]
-    assert LlamaConfig(**found.config).rope_parameters == AutoModelForCausalLM.from_pretrained(llama3).config.rope_parameters
+    theirs = AutoModelForCausalLM.from_pretrained(llama3).config.rope_parameters
+    assert LlamaConfig(**found.config).rope_parameters == theirs
 
 
 def test_transformers_gives_the_same_logits_after_a_round_trip(eight_heads: Path, tmp_path: Path) -> None:
@@ -81,9 +84,12 @@ def test_blocks_of_rows_across_shards_are_the_same_rows(eight_heads: Path, tmp_p
 def test_every_tensor_is_read_once_however_many_shards_are_written(eight_heads: Path, tmp_path: Path) -> None:
     checkpoint, reads = hf.read(eight_heads), list[tuple[str, int]]()
     for name, entry in checkpoint.tensors.entries.items():
-        inner = entry.read
-        counted = type(entry)(entry.dtype, entry.shape, lambda a, b, n=name, r=inner: (reads.append((n, a)), r(a, b))[1])
-        checkpoint.tensors.entries[name] = counted
+
+        def read(start: int, stop: int | None, name: str = name, entry: Entry = entry) -> torch.Tensor:
+            reads.append((name, start))
+            return entry.read(start, stop)
+
+        checkpoint.tensors.entries[name] = Entry(entry.dtype, entry.shape, read)
     (tmp_path / "meta").mkdir()
     meta_write.write(checkpoint, tmp_path / "meta", 8)
     assert len(reads) == len(set(reads)) == len(checkpoint.tensors)

@@ -37,13 +37,15 @@ def test_a_modules_own_state_dict_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "module"])
 def test_weights_below_a_trainers_key_are_found(tmp_path: Path, key: str) -> None:
-    torch.save({key: {"a": torch.ones(2)}, "epoch": 3, "optimizer": {"state": {0: {"m": torch.zeros(2)}}}}, tmp_path / "w.pt")
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(2)}}}
+    torch.save({key: {"a": torch.ones(2)}, "epoch": 3, "optimizer": optimizer}, tmp_path / "w.pt")
     assert list(pickles.read_file(tmp_path / "w.pt")) == ["a"]
 
 
 def test_a_zip_that_was_packed_again_is_read(tmp_path: Path) -> None:
     torch.save({"a": torch.arange(9.0)}, tmp_path / "w.pt")
-    with zipfile.ZipFile(tmp_path / "w.pt") as old, zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as new:
+    packed = zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "w.pt") as old, packed as new:
         for item in old.namelist():
             new.writestr(item, old.read(item))
     assert torch.equal(pickles.read_file(tmp_path / "x.pt")["a"], torch.arange(9.0))
