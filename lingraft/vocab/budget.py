@@ -4,9 +4,10 @@ A new row is learnt from the places where its piece occurs. Pieces that training
 left as the old pieces that the model knows, so the budget, in tokens, decides.
 
 Words come cheap: the old model already says the rest of a word almost surely once it has begun, so a distilled row
-loses little. Single characters do not: on SmolLM2-135M 64 words started at +2 % bits per character, and 23 of the most
-frequent characters on top of them at +13 %; the choice among thousands, which the model made byte by byte, has to be
-learnt anew. Hence two thresholds.
+loses little. Single characters do not: on SmolLM2-135M 116 distilled words started at +3.6 % bits per character, 17
+words and the 70 most frequent characters at +12.7 %; the choice among thousands, which the model made byte by byte, has
+to be learnt anew. Hence two thresholds. After 30,000 training tokens 134 words (met 3 times or more) ended 3.2 % above
+the unextended model trained on the same text, 40 words (met 15 times or more) 1.1 %.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 from lingraft.vocab.learn import Pieces
 
-NEEDED = 3  # times that training should meet a new word: few, for its row has been distilled
+NEEDED = 15  # times that training should meet a new word: few, for its row has been distilled
 NEEDED_CHARACTER = 300  # and a single character
 MOST = 20_000
 
