@@ -22,7 +22,7 @@ def pieces_of(path: Path) -> list[str]:
     ``path`` is a .model file, a tokenizer.json, or a directory with one of them.
     Errors: `not-found`, `unknown-format`, `corrupt-file`.
     """
-    file = _file(path)
+    file = tokenizer_file(path)
     if file.suffix == ".model":
         try:
             found, _ = read_pieces(file.read_bytes())
@@ -51,7 +51,8 @@ def _spelled(token: str) -> str | None:
         return None  # a part of a character
 
 
-def _file(path: Path) -> Path:
+def tokenizer_file(path: Path) -> Path:
+    """Return the file that holds a tokenizer. Errors: `not-found`, `unknown-format`."""
     if not path.exists():
         refuse("not-found", f"{path} does not exist", "check the path of the tokenizer", path)
     if path.is_file() and path.suffix in (".model", ".json"):

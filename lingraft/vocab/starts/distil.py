@@ -79,7 +79,9 @@ def _output(grown: Grown, drawn: Drawn, lesson: Lesson, first: Tensor) -> Tensor
     excess = torch.tensor(drawn.excess).clamp(min=0.25)
     weight = torch.ones(len(target))
     weight[target >= 0] = 1 / excess[target[target >= 0]]
-    return head_fit.fit(lesson.features, lesson.mass, target, weight, first)
+    old = grown.embedding if grown.head is None else grown.head
+    unit = float(old[: grown.old_size].float().norm(dim=1).mean())
+    return head_fit.fit(lesson.features, lesson.mass, target, weight, first, unit)
 
 
 def _embedded(model: Any, grown: Grown, rows: Tensor, ids: Tensor) -> Tensor:
