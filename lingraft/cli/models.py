@@ -98,6 +98,7 @@ def evaluate(
     tasks: Annotated[str, typer.Option("--tasks", help="NAME[=PATH],… through lm-evaluation-harness.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", help="Questions per subject.", min=1)] = None,
     prompts: Annotated[list[str], typer.Option("--prompt", help="A prompt for every model; repeatable.")] = [],
+    report: Annotated[Path | None, typer.Option("--report", help="Also write this HTML page.")] = None,
     base: Base = None,
     adapters: Adapters = [],
     overrides: Set = [],
@@ -111,10 +112,21 @@ def evaluate(
     def call(findings: Findings) -> Answer:
         from lingraft.evaluate.run import evaluate as measure
 
-        return measure(models, text=text, english=english, tasks=[t for t in tasks.split(",") if t], prompts=prompts,
+        result = measure(models, text=text, english=english, tasks=[t for t in tasks.split(",") if t], prompts=prompts,
                        limit=limit, base=base, adapters=adapters, findings=findings)  # fmt: skip
+        if report is not None:
+            from lingraft.evaluate.report import write_report
 
-    answer(call, json_out, allow)
+            write_report(report, {"name": report.stem, "evaluate": result})
+            result["report"] = str(report)
+        return result
+
+    def show(result: Answer) -> str:
+        from lingraft.evaluate.table import table
+
+        return table(result)
+
+    answer(call, json_out, allow, show)
 
 
 @app.command()
