@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_bad_weights_are_refused_by_code_and_tensor(
 def test_pickled_code_is_refused_and_never_run(bare: Bare, tmp_path: Path) -> None:
     class Code:
         def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.touch, (tmp_path / "ran",))
+            return (os.mkdir, (str(tmp_path / "ran"),))
 
     torch.save({"model.embed_tokens.weight": torch.zeros(4, 4), "code": Code()}, tmp_path / "weights.pt")
     problems(lambda f: adopt(tmp_path / "weights.pt", tmp_path / "out", findings=f), "unsafe-pickle")
