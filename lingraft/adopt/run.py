@@ -119,7 +119,7 @@ def _decided(task: _Task, findings: Findings) -> Found:
         if found and (bench is None or not drawn.sizes.get("tie_word_embeddings")):
             continue  # a Gemma is always tied, and nothing else tells it from a Llama
         found.append(Found(drawn, decide(_with_class(drawn, architecture), bench), architecture, (how, why)))
-        if found[0].decision.blind or (len(found) == 1 and _is_sure(found[0].decision)):
+        if _is_sure(found[0].decision):
             break
     best = min(found, key=lambda one: one.decision.bits if one.decision.bits is not None else float("inf"))
     if best is found[0]:
@@ -129,7 +129,7 @@ def _decided(task: _Task, findings: Findings) -> Found:
 
 def _is_sure(decision: Decision) -> bool:
     """Tell whether every question that changes what heads compute was decided by the weights."""
-    return decision.bits is not None and all(a.how == "probed" for a in decision.answers if a.name == "head_dim")
+    return decision.bits is not None and all(a.how != "assumed" for a in decision.answers if a.name == "head_dim")
 
 
 def _with_class(drawn: Outline, architecture: str) -> Outline:
