@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from lingraft.vocab.learn import Pieces
 
-NEEDED = 15  # times that training should meet a new word: few, for its row has been distilled
+NEEDED = 10  # times that training should meet a new word: few, for its row has been distilled
 NEEDED_CHARACTER = 300  # and a single character
 MOST = 20_000
 
