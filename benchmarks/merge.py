@@ -65,7 +65,10 @@ def drawn(rows: int, columns: int, dtype: torch.dtype, scale: float, seed: int) 
 
 def ones(columns: int) -> Entry:
     """Return the weight of a norm."""
-    return Entry(torch.bfloat16, (columns,), lambda start, stop: torch.ones((stop or columns) - start, dtype=torch.bfloat16))
+    def read(start: int, stop: int | None) -> torch.Tensor:
+        return torch.ones((stop or columns) - start, dtype=torch.bfloat16)
+
+    return Entry(torch.bfloat16, (columns,), read)
 
 
 def make_base(folder: Path, shape: dict[str, int]) -> None:
@@ -83,8 +86,10 @@ def make_base(folder: Path, shape: dict[str, int]) -> None:
     folder.mkdir(parents=True)
     write_weights(Lazy(entries), folder, shard_size=int(total / 3.9))
     write_json(folder / "config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "vocab_size": shape["vocab"],
-        "intermediate_size": shape["ffn"], "num_hidden_layers": shape["layers"], "num_attention_heads": hidden // 128 or 1,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
+        "vocab_size": shape["vocab"],
+        "intermediate_size": shape["ffn"], "num_hidden_layers": shape["layers"],
+        "num_attention_heads": hidden // 128 or 1,
         "num_key_value_heads": shape["kv"] // 128 or 1, "head_dim": min(128, hidden), "tie_word_embeddings": False,
         "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5, "hidden_act": "silu", "max_position_embeddings": 2048,
     })  # fmt: skip
@@ -92,7 +97,7 @@ def make_base(folder: Path, shape: dict[str, int]) -> None:
 
 def make_adapter(folder: Path, shape: dict[str, int]) -> None:
     """Write the adapter: its embedding and head start from the base's rows, as training would leave them."""
-    hidden, entries = shape["hidden"], {}
+    entries = {}
     for seed, (name, out, into) in enumerate(linears(shape), 1000):
         entries[f"base_model.model.{name}.lora_A.weight"] = drawn(RANK, into, torch.float32, 0.02, seed)
         entries[f"base_model.model.{name}.lora_B.weight"] = drawn(out, RANK, torch.float32, 0.01, seed + 5000)
@@ -101,8 +106,9 @@ def make_adapter(folder: Path, shape: dict[str, int]) -> None:
     folder.mkdir(parents=True)
     write_weights(Lazy(entries), folder, shard_size=1 << 60, stem="adapter_model")
     write_json(folder / "adapter_config.json", {
-        "peft_type": "LORA", "r": RANK, "lora_alpha": 128, "target_modules": sorted({n.rpartition(".")[2] for n, _, _ in linears(shape)}),
-        "modules_to_save": ["embed_tokens", "lm_head"], "task_type": "CAUSAL_LM", "bias": "none", "fan_in_fan_out": False,
+        "peft_type": "LORA", "r": RANK, "lora_alpha": 128, "fan_in_fan_out": False,
+        "target_modules": sorted({n.rpartition(".")[2] for n, _, _ in linears(shape)}),
+        "modules_to_save": ["embed_tokens", "lm_head"], "task_type": "CAUSAL_LM", "bias": "none",
         "base_model_name_or_path": None, "inference_mode": True, "lora_dropout": 0.0, "peft_version": "0.21.2",
     })  # fmt: skip
 
@@ -165,12 +171,13 @@ def warm(folder: Path) -> None:
                     pass
 
 
-def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str], threads: str) -> dict[str, tuple[float, int]]:
+def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str],
+            threads: str) -> dict[str, tuple[float, int]]:  # fmt: skip
     """Let every contestant run ``rounds`` times in turn; the best time and the largest memory count."""
     base, adapter, out = work / "base", work / "adapter", work / "out"
     commands: dict[str, Callable[[], list[str]]] = {
         "cp + sync": lambda: ["sh", "-c", f"cp -r {base} {out} && sync"],
-        "lingraft": lambda: [sys.executable, "-m", "lingraft", "merge", str(base), str(adapter), "--out", str(out), "--json"],
+        "lingraft": lambda: [sys.executable, "-m", "lingraft", "merge", str(base), str(adapter), "--out", str(out)],
         "peft": lambda: [sys.executable, "-c", PEFT, str(base), str(adapter), str(out), str(shape["rows"])],
     }  # fmt: skip
     results: dict[str, tuple[float, int]] = {}
@@ -205,7 +212,8 @@ def main() -> None:
     torch_alone = timed([sys.executable, "-c", "import torch; torch.ones(1)"], given.threads)[1]
     results = contest(work, shape, given.rounds, given.without, given.threads)
     copy = results["cp + sync"][0]
-    print(f"\nbase {size / 1e9:.2f} GB bf16, adapter r={RANK} on seven linears, embedding and head {shape['rows']:,} rows fp32")
+    print(f"\nbase {size / 1e9:.2f} GB bf16, adapter r={RANK} on seven linears, embedding and head "
+          f"{shape['rows']:,} rows fp32")
     print(f"{'':12} {'seconds':>8} {'× cp':>6} {'anonymous memory above torch':>30}")
     for name, (seconds, memory) in results.items():
         print(f"{name:12} {seconds:8.2f} {seconds / copy:6.2f} {max(0, memory - torch_alone) / 1e6:27,.0f} MB")

@@ -110,7 +110,8 @@ def _whole(adapter: Adapter, strange: Sequence[str], findings: Findings) -> None
                          "stage3_gather_16bit_weights_on_model_save), or merge from the ZeRO state", adapter.path, key)
     if strange:
         findings.problem("unused-adapter-tensors", f"{adapter.path}: no meaning is known for {some(strange)}",
-                         "check how the adapter was saved; `lingraft inspect` lists its parts", adapter.path, strange[0])
+                         "check how the adapter was saved; `lingraft inspect` lists its parts", adapter.path,
+                         strange[0])
     names = {part.adapter for part in adapter.parts if part.adapter}
     if len(names) > 1:
         findings.problem("unused-adapter-tensors", f"{adapter.path} holds several adapters in one file: "

@@ -46,7 +46,8 @@ def warn(adapter: Adapter, findings: Findings) -> None:
     version = saved_by(adapter)
     for defect in DEFECTS:
         if version is not None and defect.first <= version < defect.fixed and defect.concerns(adapter):
-            findings.warn(defect.code, f"{adapter.path} was saved by peft {'.'.join(map(str, version))} and {defect.what}",
+            findings.warn(defect.code, f"{adapter.path} was saved by peft {'.'.join(map(str, version))} and "
+                                       f"{defect.what}",
                           "verify it: lingraft verify ADAPTER --base BASE", adapter.path)
 
 

@@ -25,8 +25,9 @@ HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight",
 # transformers ties these biases together with the head, so that an untied head needs both on disk.
 BIASES = {"cls.predictions.decoder.weight": ("cls.predictions.bias", "cls.predictions.decoder.bias"),
           "lm_head.decoder.weight": ("lm_head.bias", "lm_head.decoder.bias")}  # fmt: skip
-UNTIED = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3", "gpt_neox",
-                    "internlm2", "stablelm", "olmo", "olmo2", "baichuan", "deepseek_v2", "deepseek_v3"})  # fmt: skip
+UNTIED = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3",
+                    "gpt_neox", "internlm2", "stablelm",
+                    "olmo", "olmo2", "baichuan", "deepseek_v2", "deepseek_v3"})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mappin
         return _one(weights, ends, config, ends.embedding if first or not last else ends.head)
     if first and last:
         if wish == "tie":
-            findings.problem("tied-head-conflict", f"{who} brings {ends.embedding} and {ends.head}, and they differ: they "
+            findings.problem("tied-head-conflict", f"{who} brings {ends.embedding} and {ends.head}, and they "
+                                                   "differ: they "
                              "cannot be tied", "leave out --tie; the model is then untied, as it ran", who, ends.head)
         return _untied(weights, ends, config)
     changed = ends.embedding if first else ends.head

@@ -70,7 +70,8 @@ def check_inside(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings
     found = projection(made.deltas, weights)
     if found is not None and found.inside:
         findings.problem("already-merged", f"{adapter.path} is inside the base already: the base's projection on its "
-                         f"difference is {found.value:.2f} ± {found.error:.2f} (1 where it is inside, 0 where it is not)",
+                         f"difference is {found.value:.2f} ± {found.error:.2f} (1 where it is inside, 0 where it "
+                         "is not)",
                          "leave this adapter out, or take the base without it", adapter.path)
 
 
@@ -109,7 +110,8 @@ def _components(below: Entry, delta: LowRank | LowRankEmbedding) -> tuple[Tensor
 
 
 def _mutates(adapter: Adapter) -> bool:
-    return str(adapter.config.get("init_lora_weights")).lower().startswith(("pissa", "olora", "corda", "lora_ga", "loftq"))
+    start = str(adapter.config.get("init_lora_weights")).lower()
+    return start.startswith(("pissa", "olora", "corda", "lora_ga", "loftq"))
 
 
 def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:
@@ -130,10 +132,12 @@ def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, findings: Find
     names = [name for name in made.deltas if name in others and name in weights.entries]
     worst = min((_kinship(weights.entries[n], others, n) for n in names[:: max(1, len(names) // 6)]), default=1.0)
     if worst < 0.5:
-        findings.problem("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose weights are "
+        findings.problem("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
+                                          "weights are "
                          f"unrelated to this base's (correlation {worst:+.3f})", f"merge into {folder}", adapter.path)
     elif worst < 0.9999:
-        findings.warn("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose weights differ "
+        findings.warn("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
+                                       "weights differ "
                       f"from this base's (correlation {worst:.4f})", f"merge into {folder} to be exact", adapter.path)
 
 
@@ -164,7 +168,8 @@ def _check_step(one: Adapter, two: Adapter, first: Plan, second: Plan, base: Laz
         sure = SURE / w.numel() ** 0.5
         if _cosine(w - x, y - x) > 0.1 + sure and _cosine(w - y, x - y) < sure:
             findings.problem("wrong-order", f"the rows of {name} in {one.path} were trained from those in {two.path}, "
-                             "not the other way round", f"give them in this order: {two.path} {one.path}", one.path, name)
+                             "not the other way round", f"give them in this order: {two.path} {one.path}", one.path,
+                             name)
             return
 
 

@@ -76,7 +76,8 @@ def _check_complete(kind: str, config: Mapping[str, Any], weights: Lazy, adapter
 
     model = getattr(transformers, kind, None)
     if model is None:
-        findings.problem("unsupported-adapter", f"{adapter.path} was trained as {kind}, which transformers does not have",
+        findings.problem("unsupported-adapter", f"{adapter.path} was trained as {kind}, which transformers does "
+                                                "not have",
                          "merge it with peft", adapter.path)
         return
     try:
@@ -86,6 +87,7 @@ def _check_complete(kind: str, config: Mapping[str, Any], weights: Lazy, adapter
         return
     lost = sorted(name for name in expected - set(weights) if not name.endswith(("position_ids", "token_type_ids")))
     if lost:
-        findings.problem("missing-adapter-tensors", f"{kind} needs {some(lost)}, which neither the base nor {adapter.path} "
+        findings.problem("missing-adapter-tensors", f"{kind} needs {some(lost)}, which neither the base nor "
+                                                    f"{adapter.path} "
                          "has: training drew it at random, and the adapter did not keep it",
                          "train with it in modules_to_save", adapter.path, lost[0])

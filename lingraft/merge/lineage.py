@@ -113,8 +113,8 @@ def home(adapter: Path) -> Path:
     if below:
         refuse("not-found", f"{adapter} holds {len(below)} adapters: {', '.join(p.name for p in below)}",
                f"name one of them, for example {_newest(below)}", adapter)  # fmt: skip
-    refuse("not-found", f"{adapter} holds no adapter_config.json",
-           "give the directory that `save_pretrained` or the Trainer wrote", adapter)  # fmt: skip
+    return refuse("not-found", f"{adapter} holds no adapter_config.json",
+                  "give the directory that `save_pretrained` or the Trainer wrote", adapter)  # fmt: skip
 
 
 def _newest(folders: list[Path]) -> Path:

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from lingraft.merge import ends as model_ends
 from lingraft.merge import defects, evidence, order, promises, quantised, sound, vocabulary
+from lingraft.merge import ends as model_ends
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Ends, Tied
 from lingraft.merge.heads import apply_head, class_of
@@ -25,7 +25,6 @@ from lingraft.merge.updates import apply, rounded
 from lingraft.problems import Findings, refuse
 from lingraft.weights.hf import dtype_of
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
-
 
 Onto = Literal["original", "dequantised"]
 
@@ -105,7 +104,8 @@ def _last_quantised(adapters: Sequence[Adapter], onto: Onto, findings: Findings)
     """Return the last adapter that was trained on a quantised model: what lay below it is what was quantised."""
     seen = [(a, quantised.parse(a.lineage.quantisation)) for a in adapters if a.lineage and a.lineage.quantisation]
     if onto == "dequantised" and not seen:
-        findings.problem("config-mismatch", "--onto dequantised: no adapter says that it was trained on a quantised base",
+        findings.problem("config-mismatch", "--onto dequantised: no adapter says that it was trained on a "
+                                            "quantised base",
                          "leave --onto out; only an adapter with a lingraft.json can say so", adapters[-1].path)
     return seen[-1] if seen else None
 
@@ -196,8 +196,9 @@ def _finish(base: Checkpoint, model: Model, adapters: Sequence[Adapter]) -> Chec
     """Round every tensor to the base's dtype (new ones to its usual one) and choose the files beside the weights."""
     usual = dtype_of(base.tensors)
     entries = {name: rounded(entry, model.dtypes.get(name, usual)) for name, entry in model.weights.entries.items()}
-    files = vocabulary.files_for(base.path, base.side_files, [a.path for a in adapters])
-    return replace(base, tensors=Lazy(entries), config=model.config, side_files=files)
+    files = vocabulary.files_for(base.side_files, [a.path for a in adapters])
+    made = base.made if files == base.side_files else dict
+    return replace(base, tensors=Lazy(entries), config=model.config, side_files=files, made=made)
 
 
 def _checked(name: str, entry: Entry) -> Entry:
@@ -207,7 +208,8 @@ def _checked(name: str, entry: Entry) -> Entry:
         block = entry.read(start, stop)
         if not sound.all_finite(block):
             refuse("non-finite", f"{name} would hold NaN or Inf in rows {start} to {stop} as {entry.dtype}",
-                   "the base may hold it already (lingraft inspect); float16 ends at 65,504: choose bfloat16", None, name)
+                   "the base may hold it already (lingraft inspect); float16 ends at 65,504: choose bfloat16", None,
+                   name)
         return block
 
     return Entry(entry.dtype, entry.shape, read)

@@ -51,7 +51,10 @@ def inside(base: Path) -> Inside:
 
 
 def check(base: Path, known: Inside, given: Sequence[Given], findings: Findings) -> None:
-    """Hold the adapters against each other and against the base. Problems: `already-merged`, `base-mismatch`, `wrong-order`."""
+    """Hold the adapters against each other and against the base.
+
+    Problems: `already-merged`, `base-mismatch`, `wrong-order`.
+    """
     for position, adapter in enumerate(given):
         if adapter.fingerprint in known.adapters:
             findings.problem("already-merged", f"{adapter.path} is inside {base} already: its {MANIFEST} lists it",
@@ -83,7 +86,8 @@ def _check_chain(base: Path, known: Inside, given: Sequence[Given], position: in
                          + " ".join(a.path for a in lineage.adapters), adapter.path)  # fmt: skip
         return
     findings.problem("wrong-order", f"{adapter.path} was trained on "
-                     f"{' + '.join(str(paths.get(f, _short(f))) for f in below) or 'the bare base'}; here it comes after "
+                     f"{' + '.join(str(paths.get(f, _short(f))) for f in below) or 'the bare base'}; here it comes "
+                     "after "
                      f"{' + '.join(str(paths.get(f, _short(f))) for f in before) or 'nothing'}",
                      f"give them in this order: {' '.join(str(p) for p in _sorted(given))}", adapter.path)  # fmt: skip
 

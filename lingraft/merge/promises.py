@@ -63,7 +63,7 @@ def _check_saved(adapter: Adapter, modules: Iterable[str], findings: Findings) -
         if any(listed(module, [name]) or f".{name}." in f".{module}." for module in held):
             continue
         in_base = any(listed(module, [name]) for module in modules)
-        if name in by_task and not in_base and any(listed(m, list(by_task)) or m.split(".")[0] in by_task for m in held):
+        if name in by_task and not in_base and any(set(m.split(".")) & by_task for m in held):
             continue
         if in_base and adapter.config.get(TIE_KEPT):
             continue  # a tied module that training kept tied is the embedding's twin

@@ -94,7 +94,8 @@ def round_trip(weight: Tensor, how: Quantisation) -> Tensor:
     if how.method == "int8":
         codes, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16))
         return functional.int8_vectorwise_dequant(codes, scales).to(how.dtype)  # type: ignore[no-any-return]
-    packed, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=how.double, quant_type=how.method)
+    packed, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=how.double,
+                                             quant_type=how.method)  # fmt: skip
     return functional.dequantize_4bit(packed, state).to(how.dtype)  # type: ignore[no-any-return]
 
 
@@ -111,7 +112,8 @@ class Errors:
         return {"original": self.original, "dequantised": self.dequantised, "matrices": self.matrices}
 
 
-def errors(base: Lazy, how: Quantisation, above: Callable[[Lazy], Lazy], stored: Callable[[str], torch.dtype]) -> Errors:
+def errors(base: Lazy, how: Quantisation, above: Callable[[Lazy], Lazy],
+           stored: Callable[[str], torch.dtype]) -> Errors:  # fmt: skip
     """Measure both choices on an even sample of the quantised matrices.
 
     ``above`` puts the adapters on a base; ``stored`` tells the dtype in which a tensor is stored.
@@ -125,6 +127,7 @@ def errors(base: Lazy, how: Quantisation, above: Callable[[Lazy], Lazy], stored:
         exact = live.entries[name].read(0, None).float()
         squares["all"] += float(exact.square().sum())
         squares["dequantised"] += float((exact.to(stored(name)).float() - exact).square().sum())
-        squares["original"] += float((other.entries[name].read(0, None).to(stored(name)).float() - exact).square().sum())
+        original = other.entries[name].read(0, None).to(stored(name)).float()
+        squares["original"] += float((original - exact).square().sum())
     scale = max(squares["all"], 1e-30)
     return Errors((squares["original"] / scale) ** 0.5, (squares["dequantised"] / scale) ** 0.5, len(names))

@@ -27,7 +27,7 @@ class Cost:
 
 def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fingerprint: str, fingerprint: str,
              choices: Mapping[str, Any], command: Sequence[str], cost: Cost, findings: Findings) -> dict[str, Any]:
-    """Return the receipt: base, adapters and result by fingerprint, what was decided, by which versions, at what cost."""
+    """Return the receipt: base, adapters and result by fingerprint, what was decided, by which versions, the cost."""
     model, known = decided.model, decided.inside
     ends = model.ends
     rows = None if ends.embedding is None else model.weights.entries.get(ends.embedding)
@@ -41,7 +41,8 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
         "applied": list(model.applied),
         "untied": decided.untied,
         "left_out": list(model.left_out),
-        "vocabulary": {"rows": rows.shape[0] if rows else None, "files": [str(f) for f in decided.checkpoint.side_files]},
+        "vocabulary": {"rows": rows.shape[0] if rows else None,
+                       "files": [str(file) for file in decided.checkpoint.side_files]},
         "choices": dict(choices),
         "quantisation": decided.quantisation,
         "versions": versions(),
@@ -56,8 +57,9 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
 def _adapter(adapter: Adapter, fingerprint: str) -> dict[str, Any]:
     lineage = adapter.lineage
     return {"path": str(adapter.path), "fingerprint": fingerprint, "type": adapter.kind,
-            "trained_on": None if lineage is None else {"base": lineage.base, "adapters": [a.fingerprint for a in lineage.adapters],
-                                                        "quantisation": lineage.quantisation}}  # fmt: skip
+            "trained_on": None if lineage is None else {
+                "base": lineage.base, "adapters": [a.fingerprint for a in lineage.adapters],
+                "quantisation": lineage.quantisation}}  # fmt: skip
 
 
 class Pace:

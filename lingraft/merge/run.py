@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lingraft.merge.merged import Merged, Onto, decide
 from lingraft.merge.receipt import FILE, Cost, Pace, manifest
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
-from lingraft.progress import track
+from lingraft.progress import Advance, track
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import open_checkpoint
@@ -57,25 +57,59 @@ def merge(
     of `decide`, and `no-space`, `output-exists`, `non-finite` for a value that the dtype cannot hold.
     """
     started = time.monotonic()
-    cast, size = dtype_named(dtype), parse_size(shard_size)
+    cast, size, place = dtype_named(dtype), parse_size(shard_size), _place(to)
     check_free(out, overwrite)
     checkpoint = open_base(base)
     read = [read_adapter(path, findings) for path in adapters]
     with Peak() as peak, single_threaded():
         decided = decide(checkpoint, read, findings, tied, onto)
-        result = replace(decided.checkpoint, tensors=decided.cast(cast))
+        result = _stored(decided, cast)
         total = sum(header(result.tensors, name).nbytes for name in result.tensors)
         require_space(out, total + sum(file.stat().st_size for file in result.side_files))
-        with output_directory(out, overwrite) as partial:
+        with place(out, overwrite) as partial:
             with _fingerprinting(checkpoint, total) as (base_digest, advance):
-                digest = hf.write(result, partial, size, progress=advance)
+                digest = (hf.write(result, partial, size, progress=advance) if to == "hf"
+                          else _convert(result, partial, to, out, findings, advance))  # fmt: skip
             _check_base(base, decided, read, base_digest.result(), findings)
             cost = Cost(round(time.monotonic() - started, 3), peak.bytes)
             choices = {"dtype": dtype, "shard_size": shard_size, "to": to, "tied": tied, "onto": onto}
-            write_json(partial / FILE, manifest(decided, read, base, base_digest.result(), digest, choices, command, cost,
-                                                findings))  # fmt: skip
+            told = manifest(decided, read, base, base_digest.result(), digest, choices, command, cost, findings)
+            if partial.is_dir():
+                write_json(partial / FILE, told)
+    if out.is_file():
+        write_json(out.with_name(f"{out.name}.{FILE}"), told)
     return {"out": str(out), "applied": list(decided.model.applied), "fingerprint": digest,
             "seconds": cost.seconds, "peak_memory": cost.peak_memory}  # fmt: skip
+
+
+def _stored(decided: Merged, dtype: torch.dtype | None) -> Checkpoint:
+    """Return the result in the dtype to store, with a config that says so."""
+    config = dict(decided.checkpoint.config)
+    if dtype is not None and config:
+        field = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+        config[field] = str(dtype).removeprefix("torch.")
+    return replace(decided.checkpoint, tensors=decided.cast(dtype), config=config)
+
+
+def _place(to: str) -> Callable[[Path, bool], AbstractContextManager[Path]]:
+    """Return how the output of a format comes into place. Error: `unknown-format`."""
+    if to == "hf":
+        return output_directory
+    from lingraft.weights.convert import ALIASES, WRITERS
+
+    kind = ALIASES.get(to, to)
+    if kind not in WRITERS or kind == "adapter":
+        refuse("unknown-format", f"a merged model is not written as {to!r}", f"use one of {', '.join(WRITERS)}")
+    return WRITERS[kind][1]
+
+
+def _convert(result: Checkpoint, partial: Path, to: str, out: Path, findings: Findings, advance: Advance) -> str:
+    """Write another format than Hugging Face's and return the weights' fingerprint."""
+    from lingraft.weights.convert import ALIASES, WRITERS, Job
+
+    WRITERS[ALIASES.get(to, to)][0](result, partial, Job(out, None, None, findings, advance))
+    findings.settle()
+    return fingerprint(result.tensors)
 
 
 def open_base(base: Path) -> Checkpoint:
@@ -83,10 +117,12 @@ def open_base(base: Path) -> Checkpoint:
     checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
     packed = [n for n in checkpoint.tensors if n.endswith((".absmax", ".SCB", ".qweight"))]
     if packed and checkpoint.config.get("quantization_config"):
-        refuse("unknown-format", f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they were made "
+        refuse("unknown-format", f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they "
+                                 "were made "
                "from", "take the unquantised model", base, packed[0])
     if checkpoint.format == "adapter":
-        refuse("unknown-format", f"{base} is an adapter, not a model", "name the base first: lingraft merge BASE ADAPTER",
+        refuse("unknown-format", f"{base} is an adapter, not a model", "name the base first: lingraft merge BASE "
+                                                                       "ADAPTER",
                base)  # fmt: skip
     return checkpoint
 

@@ -81,7 +81,8 @@ def _untrained(adapter: Adapter, facts: dict[str, Fact], findings: Findings) -> 
         first_values = {"lora_A": 0.0}
     still = [p.key for p in learned if p.key in facts and facts[p.key].constant == first_values[p.role]]
     if still and len(still) == len(learned):
-        findings.problem("untrained-adapter", f"{adapter.path} was never trained: all {len(still)} of its tensors that begin "
+        findings.problem("untrained-adapter", f"{adapter.path} was never trained: all {len(still)} of its tensors "
+                                              "that begin "
                          f"at {first_values[learned[0].role]:g} are still there ({some(still, 3)})",
                          "merge the directory that training wrote, after at least one step", adapter.path, still[0])
     elif still:

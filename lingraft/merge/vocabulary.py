@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def _added(folder: Path) -> dict[int, str]:
     return found
 
 
-def files_for(base: Path, base_files: Sequence[Path], adapters: Sequence[Path]) -> tuple[Path, ...]:
+def files_for(base_files: Sequence[Path], adapters: Sequence[Path]) -> tuple[Path, ...]:
     """Choose the files that go with the result: the last adapter's tokenizer whole, else the base's.
 
     A chat template of the base stays only where the tokenizer's folder has none; generation_config.json is taken
@@ -97,7 +98,7 @@ def files_for(base: Path, base_files: Sequence[Path], adapters: Sequence[Path]) 
     chosen = [f for f in side_files(homes[-1]) if f.name != "generation_config.json"]
     names = {f.name for f in chosen}
     templated = any(n.startswith("chat_template") for n in names) or _has_template(homes[-1])
-    for file in (f for folder in (*reversed(homes), base) for f in (side_files(folder) if folder != base else base_files)):
+    for file in (*(f for home in reversed(homes) for f in side_files(home)), *base_files):
         wanted = file.name == "generation_config.json" or file.name.startswith("preprocessor")
         wanted = wanted or (file.name.startswith("chat_template") and not templated)
         if wanted and file.name not in names:
@@ -112,7 +113,10 @@ def _has_template(folder: Path) -> bool:
 
 
 def check_chain(base: Path, adapters: Sequence[Path], findings: Findings) -> None:
-    """Hold every tokenizer against the one before it. Problems: `wrong-order` where another order fits, else `tokenizer-mismatch`."""
+    """Hold every tokenizer against the one before it.
+
+    Problems: `wrong-order` where another order fits, else `tokenizer-mismatch`.
+    """
     start = read_tokens(base) if base.is_dir() else None
     given = [(folder, read_tokens(folder)) for folder in adapters]
     broken = _broken([start, *(tokens for _, tokens in given)])
@@ -131,13 +135,14 @@ def check_chain(base: Path, adapters: Sequence[Path], findings: Findings) -> Non
 
 def _broken(chain: Sequence[Tokens | None]) -> tuple[Tokens, Tokens, int] | None:
     known = [tokens for tokens in chain if tokens is not None]
-    for earlier, later in zip(known, known[1:], strict=False):
+    for earlier, later in pairwise(known):
         if (at := later.first_difference(earlier)) is not None:
             return earlier, later, at
     return None
 
 
-def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: Ends, made: Plan, findings: Findings) -> None:
+def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: Ends, made: Plan,
+               findings: Findings) -> None:  # fmt: skip
     """Hold the adapter's tokenizer against the rows.
 
     Problems: `new-tokens-untrained` where its new tokens have no row, or rows that nothing trained; an untrained head
@@ -155,7 +160,8 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
     absent = [i for i in new if i >= rows]
     padding = all(_pads(mine.pieces[i]) for i in new)
     if absent:
-        findings.problem("new-tokens-untrained", f"{adapter.path}: its tokenizer has {mine.size:,} tokens, {ends.embedding} "
+        findings.problem("new-tokens-untrained", f"{adapter.path}: its tokenizer has {mine.size:,} tokens, "
+                                                 f"{ends.embedding} "
                          f"{rows:,} rows: {len(absent):,} new tokens ({mine.pieces[absent[0]]!r} …) have none",
                          "train with the embedding saved (modules_to_save or trainable_token_indices)", adapter.path,
                          ends.embedding)  # fmt: skip
@@ -201,5 +207,6 @@ def check_ends(weights: Lazy, ends: Ends, findings: Findings, who: str) -> None:
         return
     rows, others = (weights.entries[str(n)].shape[0] for n in (ends.embedding, ends.head))
     if rows != others:
-        findings.problem("vocab-mismatch", f"after {who}, {ends.embedding} has {rows:,} rows and {ends.head} {others:,}",
+        findings.problem("vocab-mismatch", f"after {who}, {ends.embedding} has {rows:,} rows and {ends.head} "
+                                           f"{others:,}",
                          "train and save both (modules_to_save: [embed_tokens, lm_head])", who, ends.head)

@@ -111,7 +111,7 @@ def test_trainable_tokens_alone_equal_peft(base, adapter, run, tied):
 
 @pytest.mark.parametrize("kind", ["llama", "bert-pooled"])
 def test_a_classification_head_equals_peft(base, adapter, run, kind):
-    load = {"llama": transformers.LlamaForSequenceClassification, "bert-pooled": transformers.BertForSequenceClassification}[kind]
+    load = getattr(transformers, {"llama": "Llama", "bert-pooled": "Bert"}[kind] + "ForSequenceClassification")
     start = base(kind)
     made = adapter(start, load=load, task_type="SEQ_CLS", target_modules=["q_proj", "query"])
     merged = load_model(run(start, made))

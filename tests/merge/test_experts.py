@@ -10,7 +10,8 @@ import transformers as t
 from conftest import by_peft, codes, load_model, same
 
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-SMALL = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2}  # fmt: skip
 
 
 @pytest.fixture(params=["mixtral", "qwen3_moe", "gpt_oss"])

@@ -76,7 +76,7 @@ def test_the_wrong_order_is_refused_and_the_right_one_told(base, two, run):
 
 def test_an_adapter_below_that_is_not_given_is_named(base, two, run):
     second = trained_on(two[1], base(), two[0])
-    with pytest.raises(Refusal, match="base-mismatch.*one"):
+    with pytest.raises(Refusal, match=r"base-mismatch.*one"):
         run(base(), second)
 
 
@@ -178,7 +178,8 @@ def test_an_older_adapter_file_with_the_adapters_name_inside_is_the_same_adapter
     made = adapter(base(), target_modules=["q_proj"], modules_to_save=["lm_head"])
     before = run(base(), made, out="new")
     tensors = load_file(made / "adapter_model.safetensors")
-    named = {n.replace(".weight", ".default.weight") if "lora" in n else n.replace("lm_head.", "lm_head.modules_to_save.default."): t
+    named = {(n.replace(".weight", ".default.weight") if "lora" in n
+              else n.replace("lm_head.", "lm_head.modules_to_save.default.")): t
              for n, t in tensors.items()}  # fmt: skip
     (made / "adapter_model.safetensors").unlink()
     torch.save(named, made / "adapter_model.bin")
@@ -202,7 +203,7 @@ def test_a_run_folder_with_several_checkpoints_is_not_guessed(base, adapter, run
     made = adapter(base(), target_modules=["q_proj"])
     for step in (10, 200):
         shutil.copytree(made, tmp_path / "run" / f"checkpoint-{step}")
-    with pytest.raises(Refusal, match="not-found.*checkpoint-10, checkpoint-200"):
+    with pytest.raises(Refusal, match=r"not-found.*checkpoint-10, checkpoint-200"):
         run(base(), tmp_path / "run")
     assert (run(base(), tmp_path / "run" / "checkpoint-200") / "manifest.json").is_file()
 

@@ -14,7 +14,8 @@ from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import open_checkpoint
 
 pytest.importorskip("bitsandbytes")
-METHODS = [{"method": "nf4", "double": True, "dtype": "float32"}, {"method": "fp4", "double": False, "dtype": "float32"},
+METHODS = [{"method": "nf4", "double": True, "dtype": "float32"},
+           {"method": "fp4", "double": False, "dtype": "float32"},
            {"method": "int8", "double": False, "dtype": "float32"}]  # fmt: skip
 
 
@@ -33,7 +34,8 @@ def quantised(request, base, tmp_path):
     live = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "up_proj"], lora_alpha=8))
     move(live)
     live.save_pretrained(tmp_path / "adapter")
-    write_lineage(tmp_path / "adapter", Lineage(fingerprint(open_checkpoint(base()).tensors), str(base()), quantisation=how))
+    known = fingerprint(open_checkpoint(base()).tensors)
+    write_lineage(tmp_path / "adapter", Lineage(known, str(base()), quantisation=how))
     return how, live, tmp_path / "adapter"
 
 
@@ -63,7 +65,7 @@ def test_onto_the_dequantised_base_it_is_the_live_model(base, quantised, run):
 
 
 def test_onto_the_original_it_is_another_model_and_the_receipt_says_how_far(base, quantised, run):
-    how, live, made = quantised
+    how, _, made = quantised
     for onto in ("original", "dequantised"):
         told = json.loads((run(base(), made, onto=onto, out=onto) / "manifest.json").read_text())["quantisation"]
         assert told["seen"] == how and told["onto"] == onto
@@ -77,7 +79,8 @@ def test_dequantising_needs_an_adapter_that_saw_it(base, adapter, run):
 
 def test_an_unknown_quantisation_is_refused(base, adapter, run):
     made = adapter(base(), target_modules=["q_proj"])
-    write_lineage(made, Lineage(fingerprint(open_checkpoint(base()).tensors), str(base()), quantisation={"method": "q9"}))
+    known = fingerprint(open_checkpoint(base()).tensors)
+    write_lineage(made, Lineage(known, str(base()), quantisation={"method": "q9"}))
     assert codes(lambda: run(base(), made)) == {"config-mismatch"}
 
 

@@ -1,4 +1,4 @@
-"""Tied embeddings: what becomes of the tie is what the live model did, or what the user chose. The judge is the live model."""
+"""Tied embeddings: the tie becomes what the live model did, or what the user chose. The judge is the live model."""
 
 from __future__ import annotations
 
