@@ -37,7 +37,7 @@ def fit(features: Tensor, mass: Tensor, target: Tensor, weight: Tensor, first: T
         hit = logits[new].gather(1, target[new, None])[:, 0]
         loss = (weight * (total - mass)).sum() + (weight[new] * (mass[new] - hit)).sum()
         loss = loss + RIDGE / unit**2 * ((rows - first) ** 2).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         return float(loss.detach())
 
     solver.step(closure)  # type: ignore[no-untyped-call]
