@@ -134,7 +134,7 @@ def load_base(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         refuse("config-mismatch", f"{path} cannot be loaded as a causal language model: {_first_line(error)}",
                "run `lingraft inspect` on it", path)  # fmt: skip
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def attach(model: Any, adapter: Path) -> Any:

@@ -88,9 +88,9 @@ def text_of(item: Document | Conversation) -> str:
 
 
 def _mended(item: Any, mend: Mend) -> Any:
-    if isinstance(item, Conversation):
-        return replace(item, messages=tuple(replace(m, content=mend(m.content)) for m in item.messages))
-    return replace(item, text=mend(item.text))
+    if isinstance(item, Document):
+        return replace(item, text=mend(item.text))
+    return replace(item, messages=tuple(replace(m, content=mend(m.content)) for m in item.messages))
 
 
 def _whole(item: Document | Conversation) -> bool:

@@ -103,7 +103,8 @@ def _check_ranks(file: Path, config: Mapping[str, Any], headers: Mapping[str, He
         rank = headers[wrong[0]].shape[0 if "_A" in wrong[0] else 1]
         findings.problem("config-mismatch", f"{file.parent / 'adapter_config.json'} says r {config.get('r')}; "
                          f"{wrong[0]} has rank {rank} ({len(wrong)} tensors disagree)", "restore the "
-                         "adapter_config.json that was saved with these weights", file.parent / "adapter_config.json", wrong[0])
+                         "adapter_config.json that was saved with these weights",
+                         file.parent / "adapter_config.json", wrong[0])  # fmt: skip
     alone = [next(iter(pair.values())) for pair in sides.values() if len(pair) == 1]
     if alone:
         findings.problem("missing-adapter-tensors", f"{file}: {len(alone)} LoRA tensors have no partner: {few(alone)}",
