@@ -99,7 +99,7 @@ def evaluate(this: Run) -> dict[str, Any]:
     block = this.recipe.evaluate
     assert block is not None
     result = measure(
-        [str(this.base), str(this.out / "merged")],
+        [this.recipe.base, str(this.out / "merged")],
         text=None if block.text is None else resolve(block.text),
         english=None if block.english is None else resolve(block.english),
         tasks=block.tasks, prompts=block.prompts, limit=block.limit, findings=this.findings,
