@@ -101,8 +101,10 @@ def run(
     check_keys(recipe)
     this = Run(recipe, locate(recipe.base), findings, command, _read_state(out))
     with _locked(out), _clock(this):
+        for stage in this.state.get("stages", {}).values():
+            stage["skipped"] = True  # until it is run again
         for name in wanted:
-            _one(this, name, again=name in (first, only))
+            _one(this, name, again=bool(first or only))
         if wanted[-1] == stages_of(recipe)[-1] and only is None:
             this.state["finished"] = _key(recipe, "finished", this.state)
     return answer(this.state, recipe)
