@@ -91,8 +91,8 @@ def test_minutes_are_turned_into_steps_once_and_a_resume_keeps_them(
 ) -> None:
     from lingraft.train import pace
 
-    stage = make_stage(tiny_llama, LORA, trainer={"max_steps": -1}, minutes=0.2)
-    monkeypatch.setattr(pace, "seconds_of", lambda step: 2.0)
+    stage = make_stage(tiny_llama, LORA, trainer={"max_steps": -1}, minutes=1.0)
+    monkeypatch.setattr(pace, "seconds_of", lambda step: 15.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _die_at(patch, Watch, "on_step_end", 2)
         pretrain.run(stage)
