@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -35,7 +36,7 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is not a problem code; known: {', '.join(CODES)}")
     findings = Findings(frozenset(allow))
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports missing GPU kernels at import
+    _quiet()
     # Libraries print to stdout now and then; with --json only the answer may stand there.
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
@@ -55,6 +56,13 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
         sys.stdout = stdout
     _print(result, problems, findings, json_out, show)
     raise typer.Exit(1 if problems else 0)
+
+
+def _quiet() -> None:
+    """Silence notices of the libraries below that users can do nothing about."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("bitsandbytes", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _of_os(error: OSError) -> Problem:

@@ -36,7 +36,7 @@ class Lineage:
     """What an adapter was trained on: base, adapters live below it, quantisation, tokenizer, recipe, versions.
 
     ``quantisation`` is None or says what the base looked like in training: ``{"method": "nf4" | "fp4" | "int8",
-    "double": bool, "dtype": "bfloat16"}``. ``tokenizer`` is `tokenizer_digest` of the tokenizer trained with.
+    "double": bool, "dtype": "bfloat16"}``. ``tokenizer`` is a digest of the tokenizer trained with.
     """
 
     base: str
