@@ -34,6 +34,7 @@ def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findi
         block = getattr(recipe, name)
         if block is not None:
             _gather(findings, _fits, base, block, name)
+    findings.settle()
     checked.append("techniques")
     _gather(findings, require_fit, recipe, base, findings)
     checked.append("memory")

@@ -25,7 +25,7 @@ from typing import Any
 from blake3 import blake3
 
 from lingraft.output import write_json
-from lingraft.problems import Findings, refuse
+from lingraft.problems import Findings, Refusal, refuse
 from lingraft.progress import say
 from lingraft.recipe import STAGES, Recipe, Training, resolve
 
@@ -95,12 +95,15 @@ def run(
     if done is not None:
         say(f"{recipe.name} is finished: {out / 'report.html'}")
         return done
-    from lingraft.models import locate
+    from lingraft.models import locate, require_causal
     from lingraft.recipe import check_keys
 
     check_keys(recipe)
-    this = Run(recipe, locate(recipe.base), findings, command, _read_state(out))
-    with _locked(out), _clock(this):
+    base = locate(recipe.base)
+    if recipe.classify is None:
+        require_causal(base)
+    this = Run(recipe, base, findings, command, _read_state(out))
+    with _nothing_left(this), _locked(out), _clock(this):
         for stage in this.state.get("stages", {}).values():
             stage["skipped"] = True  # until it is run again
         for name in wanted:
@@ -274,6 +277,18 @@ def _read_state(out: Path) -> dict[str, Any]:
     if clock.is_file():
         state["seconds"] = max(float(state.get("seconds", 0.0)), float(clock.read_text() or 0))
     return state
+
+
+@contextmanager
+def _nothing_left(this: Run) -> Iterator[None]:
+    """Remove a run folder that this call made when its very first stage is refused."""
+    new = not this.out.exists()
+    try:
+        yield
+    except Refusal:
+        if new and not any("key" in stage for stage in this.state.get("stages", {}).values()):
+            shutil.rmtree(this.out, ignore_errors=True)
+        raise
 
 
 @contextmanager
