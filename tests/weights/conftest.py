@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from weights_judges import LlamaCpp
+from weights_judges import ZERO_CASES, LlamaCpp
 
 
 @pytest.fixture(scope="session")
@@ -45,19 +43,13 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
-def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return a function that trains under a ZeRO stage in two real processes and gives the saved folder."""
+def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ZeRO states, one a case of ZERO_CASES, out of real runs of two processes."""
     pytest.importorskip("deepspeed")
-    made: dict[tuple[str, ...], Path] = {}
-
-    def run(*arguments: str) -> Path:
-        if arguments not in made:
-            out = tmp_path_factory.mktemp("zero") / "-".join(arguments)
-            command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
-                       str(Path(__file__).with_name("deepspeed_run.py")), str(out), *arguments]  # fmt: skip
-            subprocess.run(command, check=True, capture_output=True, timeout=600,
-                           env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})  # fmt: skip
-            made[arguments] = out
-        return made[arguments]
-
-    yield run
+    out = tmp_path_factory.mktemp("zero")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+               str(Path(__file__).with_name("deepspeed_run.py")), str(out), *ZERO_CASES]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, timeout=1800, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out

@@ -13,6 +13,8 @@ import torch
 
 from lingraft.problems import Refusal
 
+ZERO_CASES = ("1-lora-fp32", "2-lora-fp32", "3-lora-fp32", "1-full-bf16", "2-full-fp32", "3-full-bf16")
+
 
 def every_dtype() -> dict[str, torch.Tensor]:
     """Tensors of many dtypes and layouts, as state dicts hold them."""
