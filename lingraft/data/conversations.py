@@ -104,7 +104,7 @@ def parse(value: Any) -> tuple[Message, ...]:
     elif form == "firefly":
         turns = [m for pair in value["conversation"] for m in _pair(pair)]
     else:
-        turns = [turn(turn) for turn in value.get("messages", value.get("conversations"))]
+        turns = [turn(item) for item in value.get("messages", value.get("conversations"))]
     if system.strip() and not (turns and turns[0].role == "system"):
         turns = [Message("system", system), *turns]
     _check(turns)
