@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-from tiny_models import make_llama, make_tokenizer  # noqa: F401 (others take the latter from here)
-
+# Before torch is imported: one thread is faster for tiny models, and LAPACK's last bits depend on how many there are.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+from tiny_models import make_llama, make_tokenizer  # noqa: F401 (others take the latter from here)
 
 
 @pytest.fixture(scope="session")

