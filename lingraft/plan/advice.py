@@ -39,6 +39,8 @@ def fits(cost: Cost, hardware: Hardware) -> bool:
 
 def gb(nbytes: float) -> str:
     """Write bytes as GB of 10⁹."""
+    if nbytes < GB / 10:
+        return f"{nbytes / 1e6:.1f} MB"
     return f"{nbytes / GB:.1f} GB" if nbytes < 100 * GB else f"{nbytes / GB:.0f} GB"
 
 

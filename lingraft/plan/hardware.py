@@ -26,7 +26,8 @@ BANDWIDTH_SHARE = 0.7  # of its published memory bandwidth
 class Hardware:
     """Memory in bytes, matrix products in operations a second, element-wise work in bytes a second.
 
-    ``slack`` and ``base`` are what the allocator takes beyond live tensors: a share of what comes and goes, and bytes.
+    ``slack`` and ``base`` are what the allocator takes beyond live tensors: a share (of pieces below 32 MiB on a CPU,
+    of all that comes and goes on a card), and bytes.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Hardware:
 
 
 # glibc keeps freed pieces of its heap: fitted on three runs of one model (llama-60M in docs/plan.md), no other.
-_CPU_SLACK, _CPU_BASE = 0.33, 60_000_000
+_CPU_SLACK, _CPU_BASE = 0.25, 60_000_000
 _CARD_SLACK, _CARD_BASE = 0.05, 0  # torch's caching allocator rounds up; computed, not measured
 
 _HALF, _BRAIN = torch.float16, torch.bfloat16
@@ -97,7 +98,12 @@ def this_cpu(dtype: torch.dtype | None = None) -> Hardware:
     from lingraft.models import fastest_dtype
 
     chosen = dtype or fastest_dtype()
-    return Hardware("cpu", available(), _operations(chosen), _bandwidth(), chosen, True, _CPU_SLACK, _CPU_BASE)
+    return cpu(chosen, _operations(chosen), _bandwidth())
+
+
+def cpu(dtype: torch.dtype, operations: float, bandwidth: float) -> Hardware:
+    """Return this machine's CPU with the given speeds."""
+    return Hardware("cpu", available(), operations, bandwidth, dtype, True, _CPU_SLACK, _CPU_BASE)
 
 
 def available() -> int:

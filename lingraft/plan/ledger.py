@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,8 +18,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 _aten = torch.ops.aten
+BACKWARD = ("start", "middle", "end")  # the phases of a backward pass
 _PRODUCTS = {_aten.mm.default: 0, _aten.bmm.default: 0, _aten.addmm.default: 1, _aten.baddbmm.default: 1,
              _aten.addmm_.default: 1, _aten.baddbmm_.default: 1}  # fmt: skip
+
+
+LARGE = 32 * 2**20  # bytes from which glibc maps memory for a piece alone, and gives it back at once (mallopt(3))
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes live at once: in all, in small pieces, and in large ones, each at its own moment."""
+
+    live: int = 0
+    small: int = 0
+    large: int = 0
+
+    def with_(self, small: int, large: int) -> Peak:
+        """Return the peak after a moment with so many bytes live."""
+        return Peak(max(self.live, small + large), max(self.small, small), max(self.large, large))
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -27,12 +45,17 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, standing: Iterable[Tensor] = ()) -> None:
         """Leave out what stands already: ``standing`` tensors (weights, buffers) are counted elsewhere."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peaks: dict[str, int] = {}
+        self.small = self.large = 0
+        self.peaks: dict[str, Peak] = {}
         self.operations = 0
         self.moved = 0
         self.phase = "start"
         self._known: weakref.WeakSet[Any] = weakref.WeakSet(t.untyped_storage() for t in standing)
+
+    @property
+    def live(self) -> int:
+        """Bytes live now."""
+        return self.small + self.large
 
     def enter(self, phase: str, after: str | None = None) -> None:
         """Begin a phase, whose peak starts from what is live now; with ``after``, only out of that phase."""
@@ -42,7 +65,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        # Autograd adds up gradients in place, but beside a mode like this one: such a sum replaces what it adds to.
+        replaces = func is _aten.add.Tensor and self.phase in BACKWARD
         born = [t for t in tree_leaves(result) if isinstance(t, Tensor) and self._is_new(t)]
+        if born and not replaces:
+            self._mark()
         if func in _PRODUCTS:
             a, b = args[_PRODUCTS[func]], args[_PRODUCTS[func] + 1]
             self.operations += 2 * math.prod(a.shape) * b.shape[-1]
@@ -58,15 +85,20 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(storage)
         nbytes = storage.nbytes()
         weakref.finalize(storage, self._died, nbytes).atexit = False
-        self.live += nbytes
-        self._mark()
+        self._change(nbytes, 1)
         return True
 
     def _died(self, nbytes: int) -> None:
-        self.live -= nbytes
+        self._change(nbytes, -1)
+
+    def _change(self, nbytes: int, sign: int) -> None:
+        if nbytes >= LARGE:
+            self.large += sign * nbytes
+        else:
+            self.small += sign * nbytes
 
     def _mark(self) -> None:
-        self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self.live)
+        self.peaks[self.phase] = self.peaks.get(self.phase, Peak()).with_(self.small, self.large)
 
 
 def at_gradients(parameters: Iterable[Tensor], call: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from lingraft.plan import skeleton
 from lingraft.plan.hardware import Hardware
+from lingraft.plan.ledger import Peak
 from lingraft.plan.step import Step, Work, trace
 
 if TYPE_CHECKING:
@@ -107,13 +108,15 @@ def _continued(steps: Sequence[Step], depths: Sequence[int], target: int) -> Ste
         return round(b + (b - a) * reach)
 
     numbers = {f.name: line(getattr(small, f.name), getattr(big, f.name)) for f in fields(Step) if f.name != "peaks"}
-    peaks = {phase: line(small.peaks.get(phase, peak), peak) for phase, peak in big.peaks.items()}
+    pairs = {phase: (small.peaks.get(phase, peak), peak) for phase, peak in big.peaks.items()}
+    peaks = {phase: Peak(line(a.live, b.live), line(a.small, b.small), line(a.large, b.large))
+             for phase, (a, b) in pairs.items()}  # fmt: skip
     return Step(peaks=peaks, **numbers)
 
 
 def _cost(step: Step, model: Model, work: Work, hardware: Hardware) -> Cost:
     gradients, optimizer = 4 * step.trained, _STATE * step.trained
-    passing = round(max(step.peaks.values()) * (1 + hardware.slack)) + hardware.base
+    passing = _held(list(step.peaks.values()), hardware)
     products = hardware.operations * _type_share(work.dtype, hardware)
     seconds = step.operations / products + step.moved / hardware.bandwidth
     update = _UPDATE * step.trained / hardware.bandwidth / work.micro_steps
@@ -125,6 +128,14 @@ def _cost(step: Step, model: Model, work: Work, hardware: Hardware) -> Cost:
         logits=step.logits, trained=step.trained, trained_embedding=step.trained_embedding,
         trained_head=step.trained_head, seconds_per_1k_tokens=(seconds + update) * 1000 / work.tokens,
     )  # fmt: skip
+
+
+def _held(peaks: Sequence[Peak], hardware: Hardware) -> int:
+    """Return what the allocator holds for these peaks: a CPU's heap of small pieces keeps its height and its gaps."""
+    if not hardware.is_cpu:
+        return round(max(p.live for p in peaks) * (1 + hardware.slack)) + hardware.base
+    heap = max(p.small for p in peaks) * (1 + hardware.slack)
+    return round(heap) + max(p.large for p in peaks) + hardware.base
 
 
 def _type_share(dtype: torch.dtype, hardware: Hardware) -> float:

@@ -20,7 +20,7 @@ from lingraft.plan.memory import Cost, Model, look, weigh
 from lingraft.plan.step import Work
 from lingraft.plan.strategies import NAMED
 from lingraft.problems import Findings, Refusal
-from lingraft.recipe import Pretrain, Recipe, Training
+from lingraft.recipe import Pretrain, Recipe, Training, parse_technique
 from lingraft.train import arguments
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.techniques import Technique, Tuning
@@ -99,7 +99,9 @@ def new_rows(recipe: Recipe | None) -> int:
 def _blocks(recipe: Recipe | None, length: int | None) -> list[tuple[str, Training]]:
     found = [(name, getattr(recipe, name)) for name in STAGES if getattr(recipe, name, None) is not None]
     found = found or [("pretrain", Pretrain.model_validate({"data": "none", "length": _LENGTH}))]
-    return [(name, b if length is None else b.model_copy(update={"length": length})) for name, b in found]
+    changed = {} if length is None else {"length": length}
+    return [(name, b.model_copy(update={"techniques": [parse_technique(t) for t in b.techniques], **changed}))
+            for name, b in found]  # fmt: skip
 
 
 def _ask(name: str, block: Training, place: Hardware) -> Ask:
@@ -172,14 +174,16 @@ def _home(base: str | Path) -> Path | None:
 
 def _too_much(ask: Ask, cost: Cost, place: Hardware) -> str:
     gb = advice.gb
-    parts = {"the weights": cost.weights, "the trained embedding and head": cost.ends,
-             "gradients and optimizer of the other trained parameters":
-                 (cost.trained - cost.trained_embedding - cost.trained_head) * 12,
+    ends = cost.trained_embedding + cost.trained_head
+    parts = {"the weights": cost.weights - 4 * ends, "the trained embedding and head": cost.ends,
+             "gradients and optimizer of the other trained parameters": 12 * (cost.trained - ends),
              "activations": cost.activations}  # fmt: skip
-    largest = max(parts, key=lambda name: parts[name])
+    # Weights are what one has; what breaks it is the largest of what a recipe adds, unless they alone are too much.
+    added = [name for name in parts if name != "the weights"]
+    breaks = "the weights" if parts["the weights"] > place.memory else max(added, key=lambda name: parts[name])
     listed = ", ".join(f"{name} {gb(size)}" for name, size in parts.items() if size > 0.01 * cost.total)
-    return (f"{ask.name} needs {gb(cost.total)} and {place.name} has {gb(place.memory)}; what breaks it most is "
-            f"{largest} ({listed})")  # fmt: skip
+    return (f"{ask.name} needs {gb(cost.total)} and {place.name} has {gb(place.memory)}; what breaks it is "
+            f"{breaks} ({listed})")  # fmt: skip
 
 
 def _remedy(ask: Ask, cost: Cost, model: Model, place: Hardware) -> str:

@@ -18,7 +18,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['model']}: {result['parameters']:,} parameters; {place['name']} with {gb(place['memory'])}, "
         f"{place['dtype']}; {result['length']} tokens a text, {result['tokens_at_once']} at once{checkpointing}",
         "",
-        f"{'':12}" + "".join(f"{name:>13}" for name in (*_COLUMNS, "s / 1k tokens")) + "  fits",
+        f"{'':12}" + "".join(f"{name:>13}" for name in (*_COLUMNS, "s/1k tokens")) + "  fits",
         *(_row(s["name"], s) for s in result["strategies"]),
         "",
     ]

@@ -6,11 +6,14 @@ traced step is the training loop's own code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from peft.tuners.lora import layer as layer_types
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -26,8 +29,8 @@ def set_attention(model: Any, length: int, fused: bool, ledger: Ledger) -> None:
     """Let a model attend within texts of ``length`` tokens, ``fused`` as on a GPU or as the loop does on a CPU."""
     from transformers import AttentionInterface
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
-               scaling: float | None = None, dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
+    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None,
+               dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
         if more.get("softcap") is not None or dropout or query.shape[0] != 1 or not _causal(module):
             return _plain(query, key, value, more.get("softcap"), dropout), None
         ends = range(0, query.shape[2], length)
@@ -80,7 +83,7 @@ class _Fused(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, *_kept = ctx.saved_tensors
         ctx.ledger.operations += 5 * query.numel() * query.shape[1]  # five products
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
@@ -131,13 +134,24 @@ class _Grouped(torch.autograd.Function):
         return torch.mm(rows, experts[0])
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None]:
         rows, experts = ctx.saved_tensors
         d_rows = torch.mm(given, experts[0].T) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
             return d_rows, None
         torch.mm(rows.T, given)  # for its operations: the products of all experts come to as many
         return d_rows, torch.empty_like(experts)
+
+
+@contextmanager
+def expert_updates() -> Iterator[None]:
+    """Let peft add low-rank updates to fused experts without asking torch.autocast, which knows no meta device."""
+    proxy = getattr(layer_types, "_LoraFactorsProxy", None)
+    if proxy is None:
+        yield
+        return
+    with patch.object(proxy, "forward", lambda self, weight: torch.baddbmm(weight, self.lhs, self.rhs)):
+        yield
 
 
 def short_rows(model: nn.Module) -> None:
@@ -195,7 +209,7 @@ class _Dequantised(torch.autograd.Function):
         return torch.matmul(x.to(weight.dtype), whole if turned else whole.T)
 
     @staticmethod
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         whole = torch.empty_like(weight).copy_(weight)
         return torch.matmul(given, whole.T if ctx.turned else whole), None, None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lingraft.plan import skeleton, stand_ins
-from lingraft.plan.ledger import Ledger, at_gradients
+from lingraft.plan.ledger import Ledger, Peak, at_gradients
 from lingraft.train.assemble import to_compute_type
 from lingraft.train.head import loss_sum, read_head
 from lingraft.train.linear import speed_up
@@ -52,7 +52,7 @@ class Step:
     trained_embedding: int
     trained_head: int
     logits: int
-    peaks: dict[str, int]
+    peaks: dict[str, Peak]
     operations: int
     moved: int
 
@@ -95,13 +95,13 @@ def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work:
     for block in moving[:1]:
         at_gradients(block.parameters(), lambda: ledger.enter("end"))
     logits = 0
-    with torch.device("meta"), ledger:
+    with torch.device("meta"), stand_ins.expert_updates(), ledger:
         for _ in range(min(work.micro_steps, 2)):  # a third holds no more than the second
             ledger.operations = ledger.moved = 0
             ledger.enter("forward")
             logits = _micro_step(model, causal, kind, work, ledger)
     return Step(
-        weights=_weights(model) - sum(_bytes(layer.weight) for layer in below) + sum(_nf4(w.weight) for w in below),
+        weights=_weights(model) - sum(_bytes(b.weight) - nf4_bytes(b.weight) for b in below),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         **_ends(causal), logits=logits, peaks=dict(ledger.peaks),
         operations=ledger.operations, moved=ledger.moved,
@@ -134,7 +134,7 @@ def _supervised(causal: Any, work: Work, ledger: Ledger) -> tuple[Tensor, int]:
     before = ledger.live
     ledger.enter("head")
     total = loss_sum(hidden, where, head)
-    return total / 1, ledger.peaks["head"] - before
+    return total / 1, ledger.peaks["head"].live - before
 
 
 def _classified(model: Any, work: Work, ledger: Ledger) -> tuple[Tensor, int]:
@@ -164,7 +164,10 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _nf4(weight: Tensor) -> int:
-    """NF4 with double quantisation: 4 bits a weight, 8 for each 64, 32 for each 64 × 256 (Dettmers 2023, section 3)."""
+def nf4_bytes(weight: Tensor) -> int:
+    """Return the bytes of NF4 with double quantisation: 4 bits a weight, 8 for each 64, 32 for each 64 × 256.
+
+    Dettmers et al. 2023, arXiv:2305.14314, section 3.
+    """
     blocks = -(-weight.numel() // 64)
     return weight.numel() // 2 + blocks + 4 * -(-blocks // 256)

@@ -1,6 +1,6 @@
 """Measure what a training run really holds: one process per combination, two updates of the true loop.
 
-    python tests/plan/peaks.py           # the table of docs/plan.md: measured against planned
+    pytest -m slow tests/plan            # the table of docs/plan.md: measured against planned
 
 The peak is that of anonymous memory (RssAnon) above what the imports took, seen every few milliseconds from outside.
 The models are stored in bfloat16, as published ones are: float32 files would be mapped, and not be anonymous memory.
@@ -32,18 +32,19 @@ class Combination:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
+def _llama(rows: int, width: int, ffn: int, layers: int, heads: int, kv: int, tied: bool, kind: str = "llama") -> Any:
+    return {"model_type": kind, "vocab_size": rows, "hidden_size": width, "intermediate_size": ffn,
+            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
+            "tie_word_embeddings": tied}  # fmt: skip
+
+
 MODELS: dict[str, dict[str, Any]] = {
     # name: transformers' config; random weights
-    "llama-60M": dict(model_type="llama", vocab_size=32000, hidden_size=512, intermediate_size=1408, num_hidden_layers=8,
-                      num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=False),
-    "llama-135M": dict(model_type="llama", vocab_size=49152, hidden_size=576, intermediate_size=1536,
-                       num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True),
-    "qwen2-90M": dict(model_type="qwen2", vocab_size=64000, hidden_size=512, intermediate_size=2048,
-                      num_hidden_layers=10, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True),
-    "gpt2-86M": dict(model_type="gpt2", vocab_size=50257, n_embd=640, n_layer=10, n_head=10, n_positions=1024,
-                     resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0),
-    "llama-180M": dict(model_type="llama", vocab_size=16000, hidden_size=1024, intermediate_size=2816,
-                       num_hidden_layers=12, num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=False),
+    "llama-60M": _llama(32000, 512, 1408, 8, 8, 8, False),
+    "llama-180M": _llama(16000, 1024, 2816, 12, 16, 16, False),
+    "qwen2-90M": _llama(64000, 512, 2048, 10, 8, 2, True, "qwen2"),
+    "gpt2-86M": {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 640, "n_layer": 10, "n_head": 10,
+                 "n_positions": 1024, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
 }  # fmt: skip
 
 
@@ -85,6 +86,23 @@ def measure(model: Path, combination: Combination) -> dict[str, float]:
     return {"peak": peak - base, **json.loads(told[-1])}
 
 
+def planned(model: Path, combination: Combination) -> Any:
+    """Return the planned cost of a combination on a CPU; only the speeds in it are made up."""
+    import torch
+
+    from lingraft.plan.hardware import cpu
+    from lingraft.plan.memory import look, weigh
+    from lingraft.plan.skeleton import read_config
+    from lingraft.plan.step import Work
+    from lingraft.plan.strategies import NAMED
+
+    trainer, strategy = combination.trainer, NAMED[combination.strategy]
+    dtype = getattr(torch, combination.dtype)
+    work = Work(combination.length, trainer["per_device_train_batch_size"], trainer["gradient_accumulation_steps"],
+                dtype, checkpointing=trainer.get("gradient_checkpointing", False))  # fmt: skip
+    return weigh(look(read_config(model)), strategy.techniques, work, cpu(dtype, 1e11, 1e10), strategy.quantised)
+
+
 def _anonymous(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
@@ -103,6 +121,7 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     from lingraft.data.pack import pack
     from lingraft.data.tokens import Segments
     from lingraft.models import load_tokenizer
+    from lingraft.plan.skeleton import build, read_config
     from lingraft.plan.strategies import NAMED
     from lingraft.recipe import Pretrain
     from lingraft.train.loop import train
@@ -117,16 +136,13 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     labels = ids.copy()
     labels[::length] = -100
     segments = Segments(ids, labels, np.arange(0, length * count + 1, length, dtype=np.int64))
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    from lingraft.plan.skeleton import build, read_config
-
-    techniques = NAMED[combination["strategy"]].techniques(build(read_config(model)), read_config(model))
+    config = read_config(model)
+    techniques = NAMED[combination["strategy"]].techniques(build(config), config)
     block = Pretrain(data=str(model), length=length, techniques=list(techniques),
                      trainer={**combination["trainer"], "max_steps": STEPS})  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage("pretrain", block, model, (), Path(scratch) / "out", Path(scratch) / "work")
         result = train(stage, Examples(pack(segments, tokenizer, length, count), None, tokenizer))
-    assert config
     print(json.dumps({"seconds_per_1k_tokens": 1000 / result["tokens_per_second"]}), flush=True)
 
 
