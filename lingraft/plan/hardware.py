@@ -51,7 +51,7 @@ class Hardware:
                 "speed": "measured" if self.measured else "computed"}  # fmt: skip
 
 
-# glibc keeps freed pieces of its heap: fitted on three runs of one model (llama-60M in docs/plan.md), no other.
+# glibc keeps freed pieces of its heap: fitted on three runs of one model (llama-58M in docs/plan.md), no other.
 _CPU_SLACK, _CPU_BASE = 0.25, 60_000_000
 _CARD_SLACK, _CARD_BASE = 0.05, 0  # torch's caching allocator rounds up; computed, not measured
 

@@ -40,10 +40,10 @@ def _llama(rows: int, width: int, ffn: int, layers: int, heads: int, kv: int, ti
 
 MODELS: dict[str, dict[str, Any]] = {
     # name: transformers' config; random weights
-    "llama-60M": _llama(32000, 512, 1408, 8, 8, 8, False),
-    "llama-180M": _llama(16000, 1024, 2816, 12, 16, 16, False),
-    "qwen2-90M": _llama(64000, 512, 2048, 10, 8, 2, True, "qwen2"),
-    "gpt2-86M": {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 640, "n_layer": 10, "n_head": 10,
+    "llama-58M": _llama(32000, 512, 1408, 8, 8, 8, False),
+    "llama-187M": _llama(16000, 1024, 2816, 12, 16, 16, False),
+    "qwen2-71M": _llama(64000, 512, 2048, 10, 8, 2, True, "qwen2"),
+    "gpt2-83M": {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 640, "n_layer": 10, "n_head": 10,
                  "n_positions": 1024, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
 }  # fmt: skip
 

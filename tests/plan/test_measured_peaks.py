@@ -9,15 +9,15 @@ from peaks import Combination, make_model, measure, planned
 
 ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 COMBINATIONS = [
-    Combination("qwen2-90M", "lora", 512, trainer=ONE),
-    Combination("qwen2-90M", "lora", 512, "bfloat16", ONE),
-    Combination("qwen2-90M", "lora+embed", 128, trainer=ONE),
-    Combination("qwen2-90M", "full", 64, trainer=ONE),
-    Combination("qwen2-90M", "freeze", 256, trainer=ONE),
-    Combination("gpt2-86M", "lora", 256, trainer=ONE),
-    Combination("gpt2-86M", "lora+embed", 128, trainer=ONE),
-    Combination("gpt2-86M", "full", 64, trainer=ONE),
-    Combination("llama-180M", "lora", 128, trainer=ONE),
+    Combination("qwen2-71M", "lora", 512, trainer=ONE),
+    Combination("qwen2-71M", "lora", 512, "bfloat16", ONE),
+    Combination("qwen2-71M", "lora+embed", 128, trainer=ONE),
+    Combination("qwen2-71M", "full", 64, trainer=ONE),
+    Combination("qwen2-71M", "freeze", 256, trainer=ONE),
+    Combination("gpt2-83M", "lora", 256, trainer=ONE),
+    Combination("gpt2-83M", "lora+embed", 128, trainer=ONE),
+    Combination("gpt2-83M", "full", 64, trainer=ONE),
+    Combination("llama-187M", "lora", 128, trainer=ONE),
 ]
 
 
