@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,10 @@ def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of ZeRO states, one a case of ZERO_CASES, out of real runs of two processes."""
     pytest.importorskip("deepspeed")
     out = tmp_path_factory.mktemp("zero")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0",
+    with socket.socket() as free:  # DeepSpeed names its shared memory by the port, so it must be a real one
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port,
                str(Path(__file__).with_name("deepspeed_run.py")), str(out), *ZERO_CASES]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=1800, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})  # fmt: skip
