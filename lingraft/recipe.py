@@ -71,7 +71,7 @@ class Data(Block):
 class Training(Data):
     """A training stage: data, techniques, and what goes to transformers.TrainingArguments as it is."""
 
-    techniques: list[Any] = Field(default_factory=lambda: [{"kind": "lora"}])
+    techniques: list[Any] = Field(default_factory=lambda: [{"kind": "lora"}], validate_default=True)
     trainer: dict[str, Any] = {}
     minutes: float | None = Field(None, gt=0)  # scale the number of steps to this time, by measured speed
     continue_: str | None = Field(None, alias="continue")

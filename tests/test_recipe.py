@@ -89,3 +89,10 @@ def test_a_recipe_round_trips_through_its_json(tmp_path: Path) -> None:
     again = parse(recipe.as_json())
     assert isinstance(again, Recipe)
     assert again == recipe
+
+
+def test_a_stage_without_techniques_gets_a_checked_lora() -> None:
+    recipe = parse(SMALL)
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.techniques[0].kind == "lora"
+    assert recipe.pretrain.techniques[0].targets == "all-linear"
