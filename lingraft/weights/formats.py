@@ -12,8 +12,9 @@ from types import ModuleType
 from lingraft.problems import refuse
 from lingraft.weights.tensors import Checkpoint
 
-# The order is the order of asking: the more telling the trace a format leaves, the earlier it is asked.
-FORMATS: tuple[str, ...] = ("adapter", "gguf", "llama2c", "meta", "deepspeed", "hf", "state_dict")
+# The order is the order of asking: the more telling the trace a format leaves, the earlier it is asked; and for a
+# folder, what costs the least to import.
+FORMATS: tuple[str, ...] = ("adapter", "meta", "deepspeed", "hf", "gguf", "llama2c", "state_dict")
 
 
 def module(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from lingraft.output import write_json
-from lingraft.problems import Findings, Refusal, refuse
+from lingraft.problems import Findings, Refusal
 from lingraft.weights import pickles, safetensors
 from lingraft.weights.fingerprint import combine, is_buffer
 from lingraft.weights.json_file import read_json as read_json
@@ -28,7 +28,8 @@ SIDE_FILES = (
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja", "chat_template.json",
     "generation_config.json", "preprocessor_config.json", "tekken.json", "tokenizer.tiktoken",
 )  # fmt: skip
-BLOCK = 32 << 20
+INDEXES = (("model.safetensors.index.json", "model.safetensors"),
+           ("pytorch_model.bin.index.json", "pytorch_model.bin"))  # fmt: skip
 
 
 def knows(path: Path) -> bool:
@@ -37,21 +38,37 @@ def knows(path: Path) -> bool:
 
 
 def read(path: Path) -> Checkpoint:
-    """Open a directory lazily.
+    """Open a directory lazily; an index decides where two shards hold a tensor of the same name.
 
-    Errors: `missing-shard` (all of them named), `truncated-file`, `lfs-pointer`, `corrupt-file`,
-    `unsafe-pickle`, `config-mismatch` for a config.json that is not JSON.
+    Errors, all of them told: `missing-shard`, `truncated-file`, `lfs-pointer`, `corrupt-file` (also for tensors that
+    the index names and no shard holds), `unsafe-pickle`.
     """
-    entries: dict[str, Entry] = {}
-    findings = Findings()
-    for file in weight_files(path):
+    findings, entries = Findings(), dict[str, Entry]()
+    files = weight_files(path, complain=False)
+    _complain_of_missing(path, [file for file in files if not file.is_file()], len(files), findings)
+    told = _weight_map(path)
+    for file in (file for file in files if file.is_file()):
         try:
-            entries.update(_open(file).entries)
+            held = _open(file).entries
         except Refusal as refusal:
             findings.absorb(refusal)
+            continue
+        entries.update({name: entry for name, entry in held.items()
+                        if name not in entries or told.get(name) == file.name})  # fmt: skip
+        if absent := sorted(name for name, where in told.items() if where == file.name and name not in held):
+            findings.problem("corrupt-file", f"{file} does not hold {len(absent)} tensors that the index says it does: "
+                             f"{', '.join(absent[:3])}", "download the shards and the index of one version", file,
+                             absent[0])  # fmt: skip
     findings.settle()
     return Checkpoint(path, NAME, Lazy({n: e for n, e in entries.items() if not is_buffer(n)}),
                       read_config(path), side_files(path))  # fmt: skip
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    index = next((path / name for name, single in INDEXES
+                  if (path / name).is_file() and not (path / single).is_file()), None)  # fmt: skip
+    told = read_json(index).get("weight_map") if index else None
+    return {str(name): str(file) for name, file in told.items()} if isinstance(told, dict) else {}
 
 
 def weight_files(path: Path, complain: bool = True) -> list[Path]:
@@ -59,17 +76,28 @@ def weight_files(path: Path, complain: bool = True) -> list[Path]:
 
     Error: `missing-shard` where the index or the `-0000N-of-0000M` names promise a file that is not there.
     """
-    for index, single in (("model.safetensors.index.json", "model.safetensors"),
-                          ("pytorch_model.bin.index.json", "pytorch_model.bin")):  # fmt: skip
-        if (path / index).is_file():
-            names = sorted(set(read_json(path / index).get("weight_map", {}).values()))
-            return _present(path, names, f"{path / index} names", complain)
-        if (path / single).is_file():
-            return [path / single]
+    for index, single in INDEXES:
+        if (path / single).is_file():  # transformers takes the single file, too, where both are there
+            found = [path / single]
+        elif (path / index).is_file():
+            found = [path / name for name in sorted(set(_weight_map(path).values()))]
+        else:
+            continue
+        break
+    else:
+        found = _numbered(path)
+    if complain:
+        findings = Findings()
+        _complain_of_missing(path, [file for file in found if not file.is_file()], len(found), findings)
+        findings.settle()
+    return found
+
+
+def _numbered(path: Path) -> list[Path]:
     for pattern in ("*.safetensors", "pytorch_model*.bin"):
         files = sorted(f for f in path.glob(pattern) if not f.name.startswith((".", "adapter_model")))
         if files:
-            return _present(path, _promised([f.name for f in files]), "the shards' own numbers promise", complain)
+            return [path / name for name in _promised([f.name for f in files])]
     return []
 
 
@@ -81,12 +109,11 @@ def _promised(names: list[str]) -> list[str]:
     return names
 
 
-def _present(path: Path, names: list[str], who: str, complain: bool) -> list[Path]:
-    missing = [name for name in names if not (path / name).is_file()]
-    if missing and complain:
-        refuse("missing-shard", f"{who} {len(names)} files; {len(missing)} are missing: {', '.join(missing)}",
-               "download the missing shards into the same folder", path / missing[0])  # fmt: skip
-    return [path / name for name in names]
+def _complain_of_missing(path: Path, missing: list[Path], total: int, findings: Findings) -> None:
+    if missing:
+        findings.problem("missing-shard", f"{path} should have {total} weight files; {len(missing)} are missing: "
+                         f"{', '.join(file.name for file in missing)}",
+                         "download the missing shards into the same folder", missing[0])  # fmt: skip
 
 
 def _open(file: Path) -> Lazy:
