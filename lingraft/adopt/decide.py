@@ -27,7 +27,7 @@ CLEAR_SHARE = 0.003
 CLEAR_ERRORS = 3.0
 FAINT_SHARE = 0.0005  # differences below this after the second part are not pursued through the third
 GUESSING = 0.95  # share of log2(vocabulary) bits a token above which nothing was predicted
-KEPT = 2  # documents that are read to the end: those predicted best
+KEPT = 2  # documents that are read to the end: those in a language that the model reads best
 SWEEPS = 3
 
 
@@ -102,10 +102,15 @@ def _first(trial: Trial, documents: Sequence[int]) -> dict[str, Any]:
 
 
 def _predicted(trial: Trial, best: Mapping[str, Any], documents: Sequence[int]) -> list[int]:
-    """Return the documents that the model predicts better than by guessing, the two best."""
-    mean = {n: float(trial.bits(best, [n], trial.bench.stages[0]).mean()) for n in documents}
+    """Return the documents that the model predicts better than by guessing, the two that it reads best.
+
+    By bits per UTF-8 byte, which is fair between scripts: per token a text of byte pieces would look easy.
+    """
+    length = trial.bench.stages[0]
+    bits = {n: trial.bits(best, [n], length) for n in documents}
     guessing = GUESSING * math.log2(trial.outline.sizes["vocab_size"])
-    return sorted((n for n in documents if mean[n] < guessing), key=lambda n: mean[n])[:KEPT]
+    per_byte = {n: float(bits[n].sum()) / trial.bench.documents[n].bytes(length) for n in documents}
+    return sorted((n for n in documents if float(bits[n].mean()) < guessing), key=lambda n: per_byte[n])[:KEPT]
 
 
 def _meet(trial: Trial, best: Mapping[str, Any], question: Question, documents: Sequence[int],

@@ -49,10 +49,15 @@ class Document:
 
     ids: tuple[int, ...]
     ends: tuple[int, ...]
+    text: str
 
     def characters(self, length: int) -> int:
         """Return how many characters the first ``length`` ids stand for."""
         return max(self.ends[min(length, len(self.ends)) - 1], 1)
+
+    def bytes(self, length: int) -> int:
+        """Return how many UTF-8 bytes the first ``length`` ids stand for."""
+        return max(len(self.text[: self.characters(length)].encode("utf-8", "replace")), 1)
 
 
 def encode(tokenizer: Any, text: str, rows: int, most: int) -> tuple[Document, ...]:
@@ -78,7 +83,7 @@ def _document(tokenizer: Any, text: str, most: int) -> Document:
         ids, ends = [start, *ids], [0, *ends]
     if end is not None:
         ids, ends = [*ids, end], [*ends, ends[-1] if ends else 0]
-    return Document(tuple(ids), tuple(ends))
+    return Document(tuple(ids), tuple(ends), text)
 
 
 @dataclass(frozen=True)
