@@ -165,7 +165,8 @@ def _check_base(base: Path, decided: Merged, adapters: Sequence[Adapter], found:
     if recorded not in (None, found):
         findings.problem("fingerprint-mismatch", f"{base} is not what its {FILE} says: its weights are "
                                                  f"{found[:12]}, the "
-                         f"receipt says {str(recorded)[:12]}", "restore the base, or delete the stale receipt", base / FILE)
+                         f"receipt says {str(recorded)[:12]}", "restore the base, or delete the stale receipt",
+                         base / FILE)
     known = replace(decided.inside, fingerprint=found)
     given = [order.Given(a.path, f, a.lineage) for a, f in zip(adapters, decided.fingerprints, strict=True)]
     order.check(base, known, given, findings)

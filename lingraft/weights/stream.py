@@ -13,22 +13,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import torch
 from blake3 import blake3
 
 from lingraft.weights import safetensors
+from lingraft.weights.direct import LargeFile
 from lingraft.weights.fingerprint import line, raw_bytes
 from lingraft.weights.tensors import Entry, Weights, header, row_blocks
 
-BLOCK = 8 << 20  # bytes of a block in float32, in which it is computed
+BLOCK = 4 << 20  # bytes of a block in float32, in which it is computed
 WORKERS = max(1, min(4, os.cpu_count() or 1))
 AHEAD = WORKERS + 3  # blocks that are computed or wait for hashing and writing
-SYNC = 64 << 20  # bytes written before the disk is asked to begin
+LARGE = 256 << 20  # bytes from which on a model is written past the page cache; a smaller one is soon read again
 
 Shard = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
@@ -37,13 +39,14 @@ def write_shards(weights: Weights, shards: Sequence[tuple[Path, Shard]],
                  progress: Callable[[int], object] | None = None) -> list[str]:  # fmt: skip
     """Write safetensors files and return the fingerprint's line of every tensor; all files are on disk at the end."""
     lines = []
-    with ExitStack() as stack, single_threaded(), _Sink(progress) as sink:
+    large = sum(prod(shape) * dtype.itemsize for _, shard in shards for dtype, shape in shard.values()) >= LARGE
+    with single_threaded(), _Sink(progress) as sink:
         for path, shard in shards:
-            file = stack.enter_context(path.open("wb", buffering=0))
-            sink.write(file.fileno(), safetensors.header_bytes(shard, {"format": "pt"}))
+            file = LargeFile(path, direct=large)
+            sink.write(file, safetensors.header_bytes(shard, {"format": "pt"}))
             for name, (dtype, shape) in shard.items():
-                lines.append(_Line(name, dtype, shape, _write_tensor(weights, name, dtype, file.fileno(), sink)))
-            sink.finish(file.fileno())
+                lines.append(_Line(name, dtype, shape, _write_tensor(weights, name, dtype, file, sink)))
+            sink.finish(file)
     return [item.text() for item in lines]
 
 
@@ -58,7 +61,7 @@ class _Line:
         return line(self.name, self.dtype, self.shape, self.hasher.hexdigest())
 
 
-def _write_tensor(weights: Weights, name: str, dtype: torch.dtype, file: int, sink: _Sink) -> blake3:
+def _write_tensor(weights: Weights, name: str, dtype: torch.dtype, file: LargeFile, sink: _Sink) -> blake3:
     entry, hasher = header(weights, name), blake3(max_threads=blake3.AUTO)
     for start, stop in row_blocks(entry.shape, max(4, entry.dtype.itemsize), BLOCK):
         sink.put(file, hasher, partial(_block, entry, start, stop, dtype))
@@ -90,7 +93,6 @@ class _Sink:
         self.hashing, self.writing, self.syncing = (ThreadPoolExecutor(1) for _ in range(3))
         self.writes: deque[Future[None]] = deque()  # seen by the calling thread alone
         self.syncs: list[Future[None]] = []  # seen by the writing thread alone, until it has ended
-        self.unsynced = 0
 
     def __enter__(self) -> _Sink:
         return self
@@ -102,7 +104,7 @@ class _Sink:
             for future in (*self.writes, *self.syncs):
                 future.result()
 
-    def put(self, file: int, hasher: blake3, block: Callable[[], memoryview]) -> None:
+    def put(self, file: LargeFile, hasher: blake3, block: Callable[[], memoryview]) -> None:
         """Take over a block: it is computed soon, and hashed and written in the order in which blocks come."""
         self.room.acquire()
         while self.writes and self.writes[0].done():
@@ -111,36 +113,26 @@ class _Sink:
         hashed = self.hashing.submit(lambda: _hash(hasher, computed.result()))
         self.writes.append(self.writing.submit(self._write, file, computed, hashed))
 
-    def write(self, file: int, data: bytes) -> None:
+    def write(self, file: LargeFile, data: bytes) -> None:
         """Write bytes that are not part of a tensor."""
-        self.writes.append(self.writing.submit(_write_all, file, memoryview(data)))
+        self.writes.append(self.writing.submit(file.write, memoryview(data)))
 
-    def finish(self, file: int) -> None:
+    def finish(self, file: LargeFile) -> None:
         """Put a file on the disk for good once all of it is written."""
-        self.writes.append(self.writing.submit(self._sync, os.fsync, file))
+        self.writes.append(self.writing.submit(lambda: self.syncs.append(self.syncing.submit(file.finish))))
 
-    def _write(self, file: int, computed: Future[memoryview], hashed: Future[None]) -> None:
+    def _write(self, file: LargeFile, computed: Future[memoryview], hashed: Future[None]) -> None:
         try:
             data = computed.result()
-            _write_all(file, data)
-            self.unsynced += len(data)
-            if self.unsynced >= SYNC:
-                self.unsynced = 0
-                self._sync(os.fdatasync, file)
+            file.write(data)
+            if file.due():
+                self.syncs.append(self.syncing.submit(os.fdatasync, file.file))
             hashed.result()
         finally:
             self.room.release()
         if self.progress is not None:
             self.progress(len(data))
 
-    def _sync(self, how: Callable[[int], None], file: int) -> None:
-        self.syncs.append(self.syncing.submit(how, file))
-
 
 def _hash(hasher: blake3, data: memoryview) -> None:
     hasher.update(data)
-
-
-def _write_all(file: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(file, data):]

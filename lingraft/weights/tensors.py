@@ -87,13 +87,14 @@ def header(weights: Weights, name: str) -> Entry:
 def row_blocks(shape: tuple[int, ...], itemsize: int, block_bytes: int) -> list[tuple[int, int | None]]:
     """Cut the first dimension into (start, stop) blocks of about ``block_bytes`` (at least one row each).
 
-    Blocks are whole multiples of 64 rows where that fits, and no remainder is smaller: a matrix product by such
-    blocks gives the same bits as in one piece, whereas BLAS takes other paths for a few odd rows.
+    Blocks are whole multiples of 64 rows unless rows are very long, and no remainder is smaller: a matrix product
+    by such blocks gives the same bits as in one piece, whereas BLAS takes other paths for a few odd rows.
     """
     if not shape or prod(shape) * itemsize <= block_bytes:
         return [(0, None)]
-    rows = max(1, block_bytes // max(1, prod(shape[1:]) * itemsize))
-    rows = rows // 64 * 64 or rows
+    row_bytes = max(1, prod(shape[1:]) * itemsize)
+    rows = max(1, block_bytes // row_bytes)
+    rows = rows // 64 * 64 or (64 if 64 * row_bytes <= 8 * block_bytes else rows)
     starts = list(range(0, shape[0], rows))
     if len(starts) > 1 and shape[0] - starts[-1] < min(64, rows):
         starts.pop()

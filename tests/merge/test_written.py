@@ -1,4 +1,4 @@
-"""What a merge writes: shards, index, dtype, receipt; completely or not at all; and other formats than Hugging Face's."""
+"""What a merge writes: shards, index, dtype, receipt; whole or not at all; and other formats than Hugging Face's."""
 
 from __future__ import annotations
 
