@@ -14,7 +14,7 @@ from lingraft.weights.tensors import Checkpoint
 
 # The order is the order of asking: the more telling the trace a format leaves, the earlier it is asked; and for a
 # folder, what costs the least to import.
-FORMATS: tuple[str, ...] = ("adapter", "meta", "deepspeed", "hf", "gguf", "llama2c", "state_dict")
+FORMATS: tuple[str, ...] = ("adapter", "meta", "deepspeed", "dcp", "hf", "gguf", "llama2c", "state_dict")
 
 
 def module(name: str) -> ModuleType:

@@ -17,8 +17,9 @@ from lingraft.problems import Findings, Refusal
 from lingraft.weights.headers import Header, refuse_strange
 from lingraft.weights.kinds import DEEPSPEED, GLOBAL_STEP, names_in
 from lingraft.weights.look_model import Facts
-from lingraft.weights.pickle_header import PickleHeader, Sketch, read_pickle, sketches
+from lingraft.weights.pickle_header import PickleHeader, read_pickle, sketches
 from lingraft.weights.shards import Read
+from lingraft.weights.unpickler import Sketch
 
 RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_(optim|model)_states\.pt")
 # A class of these packages is what their own checkpoints name; a function of theirs may do anything.
@@ -112,6 +113,9 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         for name, item in module.items():
             if isinstance(item, Sketch) and item.count:
                 found.setdefault(str(name), item.shape)
+    shared = state.get("shared_params")  # name that is not stored → name that holds it: counted once
+    for name in shared if isinstance(shared, Mapping) else ():
+        found.pop(str(name), None)
     return found
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from lingraft.problems import refuse
-from lingraft.weights.pickle_header import PickleHeader, Sketch, read_pickle
+from lingraft.weights.pickle_header import PickleHeader, read_part, read_pickle
 from lingraft.weights.safetensors import DTYPES, view
 from lingraft.weights.tensors import Entry, Lazy, Tensor
+from lingraft.weights.unpickler import Sketch
 
 NESTED = ("state_dict", "model_state_dict", "model", "module")  # keys that trainers put their weights below
 
@@ -33,13 +34,29 @@ def load(path: Path, suspect: Callable[[frozenset[str]], frozenset[str]] = lambd
     if not path.is_file():
         refuse("not-found", f"{path} does not exist", "check the path", path)
     found = read_pickle(path)
-    strange = sorted(suspect(found.strange))
-    if strange:
-        refuse("unsafe-pickle", f"{path} names {', '.join(strange[:5])}: code beyond tensors, which an ordinary load "
-               "would run; nothing of it was run here", "ask its author for a .safetensors file", path)  # fmt: skip
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    _refuse_strange(path, suspect(found.strange))
+    mapped = map_file(path)
     return _with_entries(found.content, lambda sketch: _entry(path, mapped, found, sketch))
+
+
+def load_part(path: Path, mapped: mmap.mmap, begin: int, length: int) -> Any:
+    """Return what a torch zip inside another file holds (a chunk of a distributed checkpoint). Errors: as `load`."""
+    found = read_part(path, begin, length)
+    _refuse_strange(path, found.strange)
+    return _with_entries(found.content, lambda sketch: _entry(path, mapped, found, sketch))
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """Map a file for reading; what is written into it stays in memory."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _refuse_strange(path: Path, strange: frozenset[str]) -> None:
+    if strange:
+        names = ", ".join(sorted(strange)[:5])
+        refuse("unsafe-pickle", f"{path} names {names}: code beyond tensors, which an ordinary load "
+               "would run; nothing of it was run here", "ask its author for a .safetensors file", path)  # fmt: skip
 
 
 def read_file(path: Path) -> Lazy:
