@@ -109,7 +109,9 @@ def has_model(names: set[str]) -> bool:
 
 def _is_checkpoint(path: Path, names: set[str]) -> bool:
     state = names & {"optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth", "latest"}
-    steps = any(GLOBAL_STEP.fullmatch(name) for name in names) and bool(names & {"latest", "trainer_state.json"})
+    # `latest` and global_stepN alone are what DeepSpeed's own save_checkpoint leaves: no Trainer was there.
+    steps = any(GLOBAL_STEP.fullmatch(name) for name in names) and (
+        "trainer_state.json" in names or has_model(names) or has_adapter(names))
     fsdp = any(name.startswith("pytorch_model_fsdp") for name in names)
     numbered = CHECKPOINT.fullmatch(path.name) is not None and bool(names)
     return ("trainer_state.json" in names and (bool(state) or numbered)) or steps or fsdp or (
