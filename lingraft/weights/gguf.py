@@ -6,6 +6,7 @@ Quantised tensors come out as fp32 (what the gguf package can dequantise); F32, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from math import prod
@@ -36,28 +37,48 @@ DTYPES_KEY = "lingraft.dtypes"  # JSON {name: dtype}: tensors that were stored w
 NORM_KEY = "lingraft.norm."  # + name: a norm as it was before 1 was added, where the sum loses bits
 
 
+SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
 def knows(path: Path) -> bool:
-    """Tell whether a path is a GGUF file."""
-    return is_gguf(path)
+    """Tell whether a path is a GGUF file, or a folder that holds one model as GGUF and nothing else."""
+    parts = _parts(path)
+    return bool(parts) and is_gguf(next((part for part in parts if part.is_file()), path))
 
 
 def read(path: Path) -> Checkpoint:
-    """Open a GGUF file lazily.
+    """Open a GGUF file, or all the parts of a split one, lazily.
 
-    Errors: those of `read_header`; `unknown-format` for an architecture or a tensor that has no Hugging Face name
-    here, and for a type that cannot be dequantised.
+    Errors: those of `read_header`; `missing-shard` (every part named); `unknown-format` for an architecture or a
+    tensor that has no Hugging Face name here, and for a type that cannot be dequantised.
     """
-    head = read_header(path)
+    parts = _parts(path)
+    if missing := [part.name for part in parts if not part.is_file()]:
+        refuse("missing-shard", f"{path} is one of {len(parts)} parts; missing: {', '.join(missing)}",
+               "download all parts into the same folder", parts[0].with_name(missing[0]))  # fmt: skip
+    heads = [read_header(part) for part in parts]
+    head = heads[0]
     architecture = str(head.metadata.get("general.architecture"))
     family = family_of(architecture)
     if family is None:
         refuse("unknown-format", f"{path} holds the architecture {architecture!r}; lingraft reads "
                f"{', '.join(f.gguf for f in FAMILIES)} out of GGUF", "use the original Hugging Face model", path)
     config = config_from(head.metadata, family)
-    entries = _entries(head, family, config)
+    entries = {name: entry for part in heads for name, entry in _entries(part, family, config).items()}
     _scale(head, config)
     _complete(config, entries)
     return Checkpoint(path, NAME, Lazy(entries), config, made=partial(tokenizer_files, head.metadata, config))
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the files that a path stands for: itself, all parts of a split model, a folder's only model."""
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        models = {SPLIT.sub(r"\1", file.name) for file in files}
+        return _parts(files[0]) if len(models) == 1 else []
+    if found := SPLIT.fullmatch(path.name):
+        return [path.with_name(f"{found[1]}-{i:05d}-of-{found[3]}.gguf") for i in range(1, int(found[3]) + 1)]
+    return [path]
 
 
 def write_tokenizer(path: Path, out: Path) -> None:

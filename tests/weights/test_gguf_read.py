@@ -9,7 +9,7 @@ import pytest
 import torch
 from gguf import GGUFWriter, quants
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from weights_judges import codes
+from weights_judges import codes, same
 
 from lingraft.problems import Refusal
 from lingraft.weights import formats, gguf, gguf_header, gguf_rope, gguf_write, hf
@@ -133,3 +133,38 @@ def test_the_published_smollm2_is_read_as_transformers_reads_it(smollm2: Path) -
     ours = gguf.read(smollm2).tensors
     assert set(ours) == set(theirs) - {"lm_head.weight"}
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture
+def split(tiny_untied: Path, tmp_path: Path) -> Path:
+    """A folder with one model in three parts, as the gguf package's own writer splits it."""
+    gguf_write.write(hf.read(tiny_untied), tmp_path / "whole.gguf")
+    whole = gguf_header.read_header(tmp_path / "whole.gguf")
+    (tmp_path / "split").mkdir()
+    writer = GGUFWriter(tmp_path / "split" / "m.gguf", "llama", split_max_tensors=8)
+    for key, value in whole.metadata.items():
+        if key.startswith("llama.") and not isinstance(value, list):
+            writer.add_float32(key, value) if isinstance(value, float) else writer.add_uint32(key, value)
+    for name, info in whole.tensors.items():
+        raw = np.frombuffer(whole.mapped, np.float32, info.nbytes // 4, info.begin).reshape(info.shape)
+        writer.add_tensor(name, raw.copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tmp_path / "split"
+
+
+def test_a_split_model_is_read_by_its_folder_and_by_any_part(split: Path, tiny_untied: Path) -> None:
+    parts = sorted(split.glob("*.gguf"))
+    assert len(parts) == 3
+    for path in (split, parts[0]):
+        assert same(formats.open_checkpoint(path).tensors, hf.read(tiny_untied).tensors)
+
+
+def test_missing_parts_are_all_named(split: Path) -> None:
+    for part in sorted(split.glob("*.gguf"))[1:]:
+        part.unlink()
+    with pytest.raises(Refusal, match=r"m-00002-of-00003\.gguf, m-00003-of-00003\.gguf") as refusal:
+        formats.open_checkpoint(split)
+    assert codes(refusal) == ["missing-shard"]
