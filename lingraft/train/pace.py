@@ -19,6 +19,7 @@ import torch
 from lingraft.output import write_json
 
 _RESERVE = 4.0  # seconds kept for the last checkpoint and for writing and reopening the result
+_LEAST = 10  # steps: with fewer a warm-up is all there is, and nothing would be learnt
 _MARGIN = 1.05  # steps of an update and the log cost a little beyond forward and backward
 
 
@@ -46,9 +47,9 @@ def remember(work: Path, decision: Decision) -> None:
 
 
 def steps_that_fit(minutes: float, spent: float, seconds_per_step: float) -> int:
-    """Return how many steps fit into ``minutes`` of which ``spent`` seconds are gone; at least one."""
+    """Return how many steps fit into ``minutes`` of which ``spent`` seconds are gone; at least `_LEAST`."""
     left = minutes * 60 - spent - _RESERVE
-    return max(1, int(left / (seconds_per_step * _MARGIN)))
+    return max(_LEAST, int(left / (seconds_per_step * _MARGIN)))
 
 
 def seconds_of(step: Callable[[], Any]) -> float:

@@ -54,7 +54,7 @@ def make_model(name: str, folder: Path) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     sys.path.insert(0, str(Path(__file__).parent.parent))
-    from conftest import make_tokenizer
+    from tiny_models import make_tokenizer
 
     torch.manual_seed(0)
     values = {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048, **MODELS[name]}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import by_peft, codes, load_model, same
+from conftest import by_peft, codes, load_model, same, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -181,8 +181,6 @@ def test_what_is_missing_is_not_found(base, adapter, run, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_model(adapter, tmp_path):
     """Anonymous memory above torch stays under 300 MB for a base of 400 MB that grows to 600 MB."""
-    from conftest import tiny
-
     model = tiny("llama")
     config = model.config.to_dict() | {"vocab_size": 50000, "hidden_size": 1024, "intermediate_size": 2816}
     import transformers as t
