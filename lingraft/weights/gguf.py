@@ -37,6 +37,7 @@ DTYPES_KEY = "lingraft.dtypes"  # JSON {name: dtype}: tensors that were stored w
 NORM_KEY = "lingraft.norm."  # + name: a norm as it was before 1 was added, where the sum loses bits
 
 
+REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -64,6 +65,8 @@ def read(path: Path) -> Checkpoint:
         refuse("unknown-format", f"{path} holds the architecture {architecture!r}; lingraft reads "
                f"{', '.join(f.gguf for f in FAMILIES)} out of GGUF", "use the original Hugging Face model", path)
     config = config_from(head.metadata, family)
+    if missing := [name for name in REQUIRED if not isinstance(config.get(name), int)]:
+        refuse("corrupt-file", f"{path} does not tell {', '.join(missing)}", "download the file again", path)
     entries = {name: entry for part in heads for name, entry in _entries(part, family, config).items()}
     _scale(head, config)
     _complete(config, entries)

@@ -85,8 +85,9 @@ def _byte_bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _tokens(metadata: Mapping[str, Any]) -> list[tuple[str, Kind]]:
     """Return every token and its kind, without the fillers that converters append up to the number of rows."""
     tokens = metadata.get(KEY + "tokens", [])
-    kinds = [Kind(kind) for kind in metadata.get(KEY + "token_type", [])] or [Kind.NORMAL] * len(tokens)
-    pairs = list(zip(tokens, kinds, strict=True))
+    known = {int(kind): kind for kind in Kind}
+    kinds = [known.get(kind, Kind.NORMAL) for kind in metadata.get(KEY + "token_type", [])]
+    pairs = list(zip(tokens, kinds or [Kind.NORMAL] * len(tokens), strict=False))
     while pairs and pairs[-1][1] == Kind.UNUSED and re.fullmatch(r"\[PAD\d+\]", pairs[-1][0]):
         pairs.pop()
     return pairs

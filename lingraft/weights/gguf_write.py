@@ -23,6 +23,7 @@ from lingraft.weights.fingerprint import is_buffer
 from lingraft.weights.gguf import DTYPES_KEY, NORM_KEY
 from lingraft.weights.gguf_models import FAMILIES, KEYS, Family, family_for, gguf_name, is_query_or_key
 from lingraft.weights.hf import dtype_of
+from lingraft.weights.llama_shape import head_dim, require_config
 from lingraft.weights.rotary import pairs_from_hf, reordered, theta_and_scaling
 from lingraft.weights.safetensors import DTYPE_NAMES
 from lingraft.weights.tensors import Checkpoint, Entry, Tensor, header, row_blocks
@@ -45,6 +46,7 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
     """
     config = checkpoint.config
     family = _family(checkpoint)
+    require_config(config, checkpoint.tensors, checkpoint.path)
     kind = kind or DTYPE_NAMES.get(dtype_of(checkpoint.tensors), "F32")
     if kind not in TYPES:
         refuse("unknown-format", f"{kind} is not a type that GGUF is written in here", f"use one of {', '.join(TYPES)}")
@@ -53,7 +55,7 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
     writer = GGUFWriter(out, family.gguf)
     try:
         _describe(writer, checkpoint, family, kind)
-        _tokenizer(writer, checkpoint, _rows(entries))
+        _tokenizer(writer, checkpoint, entries["token_embd.weight"].shape[0])
         narrow = _narrow(checkpoint, family, types)
         _keep_norms(writer, checkpoint, family)
         if narrow:
@@ -64,11 +66,6 @@ def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
     finally:
         writer.close()
     return {"type": kind, "exact": narrow is not None}
-
-
-def head_dim(config: Mapping[str, Any]) -> int:
-    """Return the width of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _family(checkpoint: Checkpoint) -> Family:
@@ -140,13 +137,6 @@ def _keep_norms(writer: GGUFWriter, checkpoint: Checkpoint, family: Family) -> N
             value = checkpoint.tensors[name].float()
             if not torch.equal((value + 1) - 1, value):
                 writer.add_array(NORM_KEY + name, value.tolist())
-
-
-def _rows(entries: Mapping[str, Entry]) -> int:
-    if "token_embd.weight" not in entries:
-        refuse("unknown-format", "the checkpoint has no embedding (model.embed_tokens.weight)",
-               "export a complete model", tensor="model.embed_tokens.weight")  # fmt: skip
-    return entries["token_embd.weight"].shape[0]
 
 
 def _describe(writer: GGUFWriter, checkpoint: Checkpoint, family: Family, kind: str) -> None:

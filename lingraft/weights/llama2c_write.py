@@ -16,6 +16,7 @@ from lingraft.problems import Findings, refuse
 from lingraft.weights.fingerprint import is_buffer, raw_bytes
 from lingraft.weights.llama2c import MAGIC, Shape
 from lingraft.weights.llama2c_tokenizer import tokenizer_bytes
+from lingraft.weights.llama_shape import require_config
 from lingraft.weights.rotary import pairs_from_hf, reordered, theta_and_scaling
 from lingraft.weights.tensors import Checkpoint, Entry, Tensor, header, row_blocks
 from lingraft.weights.tied import EMBEDDING, HEAD, drop_tied_head
@@ -60,9 +61,10 @@ def write_tokenizer(checkpoint: Checkpoint, out: Path) -> bool:
 
 def _shape(checkpoint: Checkpoint, version: int, group: int) -> Shape:
     config, weights = checkpoint.config, checkpoint.tensors
-    if config.get("model_type") not in ("llama", "mistral") or EMBEDDING not in weights or version not in (0, 1, 2):
+    if config.get("model_type") not in ("llama", "mistral") or version not in (0, 1, 2):
         refuse("unknown-format", f"{checkpoint.path} is a {config.get('model_type')!r} model; llama2.c holds Llamas "
                "in its versions 0, 1 and 2", "convert to hf or gguf", checkpoint.path)  # fmt: skip
+    require_config(config, weights, checkpoint.path)
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     while group > 1 and (dim % group or config["intermediate_size"] % group):
         group //= 2

@@ -15,6 +15,7 @@ from typing import Any
 from lingraft.output import write_json
 from lingraft.problems import refuse
 from lingraft.weights.fingerprint import is_buffer, raw_bytes
+from lingraft.weights.llama_shape import require_config
 from lingraft.weights.meta import Cut, cut_of
 from lingraft.weights.meta_names import meta_name, params_from
 from lingraft.weights.rotary import pairs_from_hf, reordered, theta_and_scaling
@@ -51,6 +52,7 @@ def write(checkpoint: Checkpoint, out: Path, shards: int = 1,
     if config.get("model_type") not in ("llama", "mistral"):
         refuse("unknown-format", f"{checkpoint.path}: Meta's format holds Llamas, not {config.get('model_type')!r}",
                "convert to hf or gguf", checkpoint.path)  # fmt: skip
+    require_config(config, checkpoint.tensors, checkpoint.path)
     pieces = _pieces(checkpoint, shards)
     with ExitStack() as stack:
         files = []

@@ -11,17 +11,26 @@ from typing import Any
 
 import torch
 
+from lingraft.problems import refuse
 from lingraft.weights.tensors import Entry, Tensor
 
 
 def hf_from_pairs(rows: int, heads: int) -> Tensor:
-    """Return ``index`` of shape [rows] with ``hf = pairs[index]``."""
+    """Return ``index`` of shape [rows] with ``hf = pairs[index]``. Error: `config-mismatch`."""
+    _check(rows, heads)
     return torch.arange(rows).view(heads, rows // heads // 2, 2).transpose(1, 2).reshape(-1)
 
 
 def pairs_from_hf(rows: int, heads: int) -> Tensor:
-    """Return ``index`` of shape [rows] with ``pairs = hf[index]``."""
+    """Return ``index`` of shape [rows] with ``pairs = hf[index]``. Error: `config-mismatch`."""
+    _check(rows, heads)
     return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(-1)
+
+
+def _check(rows: int, heads: int) -> None:
+    if heads < 1 or rows % (2 * heads):
+        refuse("config-mismatch", f"{rows} rows of q or k cannot be {heads} heads of an even width",
+               "restore the config that belongs to these weights")  # fmt: skip
 
 
 def reordered(entry: Entry, index: Tensor) -> Entry:

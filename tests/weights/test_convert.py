@@ -122,3 +122,16 @@ def test_missing_shards_are_all_named(tiny_untied: Path, tmp_path: Path) -> None
     with pytest.raises(Refusal, match=f"{gone[0].name}, {gone[1].name}") as refusal:
         hf.read(tmp_path / "m")
     assert codes(refusal) == ["missing-shard"]
+
+
+@pytest.mark.parametrize("to", ["gguf", "meta", "llama2c"])
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"num_attention_heads": 8}, {"hidden_size": None}])
+def test_a_config_that_its_tensors_contradict_is_refused(tiny_llama: Path, tmp_path: Path, to: str,
+                                                         change: dict[str, Any]) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    config.pop("head_dim", None)
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(Refusal) as refusal:
+        convert(tmp_path / "m", tmp_path / "out", to, Findings())
+    assert set(codes(refusal)) == {"config-mismatch"} and not (tmp_path / "out").exists()
