@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
@@ -113,6 +114,9 @@ def _storage(path: Path, mapped: mmap.mmap, found: PickleHeader, sketch: Sketch)
     """Return the buffer that a tensor's storage lies in, and the storage's first byte there."""
     if sketch.storage in found.places:
         return mapped, found.places[sketch.storage][0]
-    with zipfile.ZipFile(path) as archive:  # compressed: somebody packed it again
-        name = next(n for n in archive.namelist() if n.endswith(f"/data/{sketch.storage}"))
-        return bytearray(archive.read(name)), 0
+    try:
+        with zipfile.ZipFile(path) as archive:  # compressed: somebody packed it again
+            name = next(n for n in archive.namelist() if n.endswith(f"/data/{sketch.storage}"))
+            return bytearray(archive.read(name)), 0
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        refuse("corrupt-file", f"{path}: storage {sketch.storage} cannot be unpacked: {error}", "download it again", path)
