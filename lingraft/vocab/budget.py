@@ -18,7 +18,6 @@ from lingraft.vocab.learn import Pieces
 
 NEEDED = 10  # times that training should meet a new word: few, for its row has been distilled
 NEEDED_CHARACTER = 300  # and a single character
-LEAST = 8
 MOST = 20_000
 
 
@@ -45,9 +44,6 @@ def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
     budget = corpus_tokens if budget_tokens is None else budget_tokens
     rate = budget / max(1.0, corpus_tokens * share)  # times in training per time in the sample
     kept = [piece for piece in pieces if piece.count * rate >= _needed(piece.text)]
-    words = [piece for piece in pieces if len(piece.text) > 1]
-    if len(kept) < LEAST:  # a budget this small teaches little either way; the commonest words cost next to nothing
-        kept = sorted(words, key=lambda piece: -piece.count)[:LEAST]
     where = "one pass over the corpus" if budget_tokens is None else "the training budget"
     text = [f"{len(kept):,} new pieces: {where} is about {budget:,} tokens, and a new word pays when training meets "
             f"it at least {NEEDED} times, a single character {NEEDED_CHARACTER} times."]  # fmt: skip
