@@ -116,10 +116,11 @@ def _mutates(adapter: Adapter) -> bool:
     return start.startswith(("pissa", "olora", "corda", "lora_ga", "loftq"))
 
 
-def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:
+def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, first: bool, findings: Findings) -> None:
     """Hold the base that adapter_config.json names, where it lies on this machine, against the one given.
 
-    Problem `base-mismatch` where they are unrelated; a warning where they are close relatives.
+    Problem `base-mismatch` where they are unrelated; a warning where they are close relatives (only for the ``first``
+    adapter: a later one was trained on top of the others, whatever its config names).
     """
     named = adapter.config.get("base_model_name_or_path")
     folder = Path(str(named)) if named else None
@@ -137,7 +138,7 @@ def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, findings: Find
         findings.problem("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
                                           "weights are "
                          f"unrelated to this base's (correlation {worst:+.3f})", f"merge into {folder}", adapter.path)
-    elif worst < 0.9999:
+    elif worst < 0.9999 and first:
         findings.warn("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
                                        "weights differ "
                       f"from this base's (correlation {worst:.4f})", f"merge into {folder} to be exact", adapter.path)

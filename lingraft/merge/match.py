@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lingraft.merge.names import Part, heads
+from lingraft.merge.names import NEW_HEADS, Part, heads
 
 
 @dataclass(frozen=True)
@@ -83,4 +83,4 @@ def _by_transformers(names: Collection[str], config: Mapping[str, Any]) -> dict[
 
 def _stands_outside(name: str) -> bool:
     # A head stands beside the body in the live model (lm_head beside transformer.…): it has no prefix to lose.
-    return heads(name) or name.count(".") == 1
+    return heads(name) or name.split(".", 1)[0] in NEW_HEADS

@@ -80,10 +80,12 @@ def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, ti
     given = [order.Given(a.path, f, a.lineage) for a, f in zip(adapters, fingerprints, strict=True)]
     order.check(base.path, known, given, findings)
     vocabulary.check_chain(base.path, [a.path for a in adapters], findings)
+    vocabulary.check_rows_grow([a.path for a in adapters], findings)
     findings.settle()
     weights = Lazy({name: header(base.tensors, name) for name in base.tensors})
     dtypes = {name: entry.dtype for name, entry in weights.entries.items()}
     start = Model(weights, base.config, model_ends.find(weights, base.config), dtypes=dtypes)
+    vocabulary.check_base(base.path, base.config, weights, start.ends, findings)
     last = _last_quantised(adapters, onto, findings)
 
     def step(below: Model, adapter: Adapter) -> Model:
@@ -142,7 +144,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     if adapter.lineage is None:
         evidence.check_rows(adapter, weights, made, findings)
         evidence.check_inside(adapter, weights, made, findings)
-        evidence.check_named_base(adapter, weights, made, findings)
+        evidence.check_named_base(adapter, weights, made, not model.applied, findings)
     _moved(adapter, weights, made, findings)
     settled = model_ends.settle(apply(weights, made.updates), ends, model.config, made.updates, tied,
                                 bool(adapter.config.get("ensure_weight_tying")), str(adapter.path), findings)

@@ -13,6 +13,8 @@ from typing import Literal
 
 PREFIX = "base_model.model."
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
+NEW_HEADS = frozenset({"classifier", "score", "qa_outputs", "classification_head", "pre_classifier", "v_head",
+                       "summary"})  # fmt: skip
 HEADS = frozenset({"lm_head", "embed_out", "cls", "predictions", "generator_predictions", "vocab_projector",
                    "vocab_transform", "vocab_layer_norm", "discriminator_predictions"})  # fmt: skip
 

@@ -12,15 +12,12 @@ from lingraft.merge.ends import Ends
 from lingraft.merge.experts import container, fused_leaves, stored
 from lingraft.merge.match import Renaming, match
 from lingraft.merge.modules import Module, Plan, listed_as_saved, plan_experts, plan_module
-from lingraft.merge.names import Part
+from lingraft.merge.names import NEW_HEADS, Part
 from lingraft.merge.updates import Extend
 from lingraft.problems import Findings
 from lingraft.weights.tensors import Lazy
 
 __all__ = ["Plan", "plan"]
-
-NEW_HEADS = frozenset({"classifier", "score", "qa_outputs", "classification_head", "pre_classifier", "v_head",
-                       "summary"})  # fmt: skip
 
 
 def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,

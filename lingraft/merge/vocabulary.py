@@ -15,6 +15,7 @@ import torch
 
 from lingraft.merge.adapter import Adapter
 from lingraft.merge.ends import Ends
+from lingraft.merge.lineage import adapter_rows
 from lingraft.merge.plan import Plan
 from lingraft.merge.updates import Extend, LowRankEmbedding, Replace, Rows, Update
 from lingraft.problems import Findings
@@ -38,13 +39,17 @@ class Tokens:
         return max(self.pieces, default=-1) + 1
 
     def first_difference(self, earlier: Tokens) -> int | None:
-        """Return the first id that an earlier tokenizer reads differently, or None where this one extends it."""
-        return next((i for i, piece in sorted(earlier.pieces.items()) if self.pieces.get(i) != piece), None)
+        """Return the first id that an earlier tokenizer reads differently, or None where this one extends it.
+
+        A token that was kept free (reserved, unused, padding) may be given a meaning.
+        """
+        return next((i for i, piece in sorted(earlier.pieces.items())
+                     if self.pieces.get(i) != piece and not (_spare(piece) and i in self.pieces)), None)
 
 
-def read_tokens(folder: Path) -> Tokens | None:
+def read_tokens(folder: Path, only: str | None = None) -> Tokens | None:
     """Read the tokenizer of a folder from its files alone; None where there is none, or of an unknown form."""
-    name = next((name for name in MAIN if (folder / name).is_file()), None)
+    name = next((name for name in MAIN if only in (None, name) and (folder / name).is_file()), None)
     if name is None:
         return None
     pieces = _of_file(folder / name)
@@ -117,28 +122,55 @@ def check_chain(base: Path, adapters: Sequence[Path], findings: Findings) -> Non
 
     Problems: `wrong-order` where another order fits, else `tokenizer-mismatch`.
     """
-    start = read_tokens(base) if base.is_dir() else None
-    given = [(folder, read_tokens(folder)) for folder in adapters]
-    broken = _broken([start, *(tokens for _, tokens in given)])
+    start = [base] if base.is_dir() else []
+    broken = _broken([*start, *adapters])
     if broken is None:
         return
     earlier, later, at = broken
-    ordered = sorted((pair for pair in given if pair[1]), key=lambda pair: pair[1].size if pair[1] else 0)
     shown = (f"the tokenizer of {later.folder} does not extend that of {earlier.folder}: id {at} is "
              f"{later.pieces.get(at, 'absent')!r} instead of {earlier.pieces[at]!r}")
-    if len(ordered) == len(given) > 1 and _broken([start, *(tokens for _, tokens in ordered)]) is None:
+    ordered = sorted(adapters, key=lambda folder: tokens.size if (tokens := read_tokens(folder)) else 0)
+    if ordered != list(adapters) and _broken([*start, *ordered]) is None:
         findings.problem("wrong-order", f"{shown}; the other order fits",
-                         f"give them in this order: {' '.join(str(folder) for folder, _ in ordered)}", later.folder)
+                         f"give them in this order: {' '.join(map(str, ordered))}", later.folder)
     else:
         findings.problem("tokenizer-mismatch", shown, "merge adapters whose tokenizers extend each other", later.folder)
 
 
-def _broken(chain: Sequence[Tokens | None]) -> tuple[Tokens, Tokens, int] | None:
-    known = [tokens for tokens in chain if tokens is not None]
+def _broken(chain: Sequence[Path]) -> tuple[Tokens, Tokens, int] | None:
+    """Find the first tokenizer that does not extend the one before it; files of the same name are compared.
+
+    (XLM-R's tokenizer.json and its SentencePiece model number the same pieces differently.)
+    """
+    known = [folder for folder in chain if any((folder / name).is_file() for name in MAIN)]
     for earlier, later in pairwise(known):
-        if (at := later.first_difference(earlier)) is not None:
-            return earlier, later, at
+        name = next((name for name in MAIN if (earlier / name).is_file() and (later / name).is_file()), None)
+        if name is None:
+            continue
+        one, other = read_tokens(earlier, name), read_tokens(later, name)
+        if one is not None and other is not None and (at := other.first_difference(one)) is not None:
+            return one, other, at
     return None
+
+
+def check_rows_grow(adapters: Sequence[Path], findings: Findings) -> None:
+    """Problem `wrong-order` where an adapter brings fewer embedding rows than one given before it."""
+    rows = [(folder, found) for folder in adapters if (found := adapter_rows(folder)) is not None]
+    ordered = [folder for folder, _ in sorted(rows, key=lambda pair: pair[1])]
+    for (earlier, many), (later, few) in pairwise(rows):
+        if few < many and not any(p.code == "wrong-order" for p in findings.problems):
+            findings.problem("wrong-order", f"{later} has {few:,} embedding rows and comes after {earlier}, which has "
+                             f"{many:,}", f"give them in this order: {' '.join(map(str, ordered))}", later)
+
+
+def check_base(base: Path, config: Mapping[str, Any], weights: Lazy, ends: Ends, findings: Findings) -> None:
+    """Problem `vocab-mismatch` where the base's config.json does not say how many rows its embedding has."""
+    text = config.get("text_config")
+    said = config.get("vocab_size", text.get("vocab_size") if isinstance(text, Mapping) else None)
+    if ends.embedding is None or not isinstance(said, int) or said == weights.entries[ends.embedding].shape[0]:
+        return
+    findings.problem("vocab-mismatch", f"{base / 'config.json'} says vocab_size {said:,}; {ends.embedding} has "
+                     f"{weights.entries[ends.embedding].shape[0]:,} rows", "restore the base's config.json", base)
 
 
 def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: Ends, made: Plan,
@@ -158,7 +190,7 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
     if not new:
         return
     absent = [i for i in new if i >= rows]
-    padding = all(_pads(mine.pieces[i]) for i in new)
+    padding = all(_spare(mine.pieces[i]) for i in new)
     if absent:
         findings.problem("new-tokens-untrained", f"{adapter.path}: its tokenizer has {mine.size:,} tokens, "
                                                  f"{ends.embedding} "
@@ -176,8 +208,9 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
              "train with the embedding saved (modules_to_save or trainable_token_indices)", adapter.path, name)
 
 
-def _pads(piece: str) -> bool:
-    return "pad" in piece.lower() or "unused" in piece.lower() or "reserved" in piece.lower()
+def _spare(piece: str) -> bool:
+    """Tell whether a token means nothing by itself: padding, or one kept free for later."""
+    return any(word in piece.lower() for word in ("pad", "unused", "reserved", "placeholder", "extra_id"))
 
 
 def _trained(updates: Sequence[Update], original: Entry | None, below: Entry, new: Sequence[int]) -> bool:

@@ -169,3 +169,21 @@ def test_an_adapter_that_began_inside_its_base_equals_peft(base, adapter, run, k
     with single_threaded():  # LAPACK's last bits depend on the number of threads
         theirs = by_peft(start, made)
     assert same(dict(load_model(run(start, made)).state_dict()), theirs)
+
+
+def test_a_classification_head_on_files_without_the_prefix_equals_peft(base, adapter, run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    load, whole = transformers.GPT2ForSequenceClassification, base("gpt2")
+    short = tmp_path / "short"
+    short.mkdir()
+    tensors = {n.removeprefix("transformer."): t for n, t in load_file(whole / "model.safetensors").items()}
+    save_file(tensors, short / "model.safetensors", {"format": "pt"})
+    (short / "config.json").write_bytes((whole / "config.json").read_bytes())
+    made = adapter(whole, load=load, task_type="SEQ_CLS", target_modules=["c_attn"], fan_in_fan_out=True)
+    assert same(dict(load_model(run(short, made)).state_dict()), by_peft(whole, made, load=load))
+
+
+def test_a_matrix_that_is_targeted_as_a_parameter_equals_peft(base, adapter, run):
+    made = adapter(base(), target_modules=["v_proj"], target_parameters=["q_proj.weight"])
+    assert same(dict(load_model(run(base(), made)).state_dict()), by_peft(base(), made))

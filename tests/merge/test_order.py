@@ -218,3 +218,45 @@ def test_one_prefix_that_all_names_lack_on_disk_is_mapped(base, adapter, run, tm
     (short / "config.json").write_bytes((base("gpt2") / "config.json").read_bytes())
     ours = load_model(run(short, made, out="mapped")).state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in load_model(whole).state_dict().items())
+
+
+def test_rows_alone_tell_the_order_too(base, adapter, run):
+    first = adapter(base(), "first", resize=VOCAB + 8, **SAVED)
+    live = adapter.live.merge_and_unload()
+    second = adapter(base(), "second", on=live, resize=VOCAB + 16, seed=2, **SAVED)
+    assert codes(lambda: run(base(), second, first)) == {"wrong-order"}
+    assert load_model(run(base(), first, second)).config.vocab_size == VOCAB + 16
+
+
+def test_a_reserved_token_may_be_given_a_meaning(base, adapter, run, tmp_path):
+    import shutil
+
+    start = shutil.copytree(base(), tmp_path / "base")
+    tokenizer(start, [*pieces(VOCAB - 1), "<|reserved_special_token_0|>"])
+    made = adapter(start, **SAVED)
+    tokenizer(made, [*pieces(VOCAB - 1), "<|think|>"])
+    assert run(start, made).is_dir()
+
+
+def test_a_base_whose_config_does_not_fit_its_rows_is_refused(base, adapter, run, tmp_path):
+    import shutil
+
+    made = adapter(base(), target_modules=["q_proj"])
+    start = shutil.copytree(base(), tmp_path / "edited")
+    config = json.loads((start / "config.json").read_text())
+    (start / "config.json").write_text(json.dumps({**config, "vocab_size": VOCAB + 1}))
+    assert codes(lambda: run(start, made)) == {"vocab-mismatch"}
+
+
+def test_older_names_on_disk_are_found_as_transformers_finds_them(base, adapter, run, tmp_path):
+    """LayerNorm.gamma and beta were the names of TensorFlow's checkpoints; the live model says weight and bias."""
+    made = adapter(base("bert"), target_modules=["query"], bias="all")
+    whole = run(base("bert"), made)
+    old = tmp_path / "old"
+    old.mkdir()
+    tensors = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+               for n, t in load_file(base("bert") / "model.safetensors").items()}  # fmt: skip
+    save_file(tensors, old / "model.safetensors", {"format": "pt"})
+    (old / "config.json").write_bytes((base("bert") / "config.json").read_bytes())
+    ours = load_model(run(old, made, out="mapped")).state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in load_model(whole).state_dict().items())
