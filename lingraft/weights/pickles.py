@@ -119,4 +119,4 @@ def _storage(path: Path, mapped: mmap.mmap, found: PickleHeader, sketch: Sketch)
             name = next(n for n in archive.namelist() if n.endswith(f"/data/{sketch.storage}"))
             return bytearray(archive.read(name)), 0
     except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        refuse("corrupt-file", f"{path}: storage {sketch.storage} cannot be unpacked: {error}", "download it again", path)
+        refuse("corrupt-file", f"{path}: a storage cannot be unpacked: {error}", "download the file again", path)
