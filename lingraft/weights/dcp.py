@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple
 
 import torch
 
-from lingraft.problems import refuse
+from lingraft.problems import Refusal, refuse
 from lingraft.weights import adapter, hf, names, pickles
 from lingraft.weights.safetensors import DTYPES
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
@@ -121,7 +121,9 @@ def _metadata(path: Path) -> Record:
     try:
         with path.open("rb") as file:
             found = _Reader(file, path).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except Refusal:
+        raise
+    except Exception as error:  # a hostile pickle can make the unpickler raise anything
         refuse("corrupt-file", f"{path} cannot be read: {error or type(error).__name__}", "copy the folder again", path)
     if not isinstance(found, Record) or not isinstance(found.get("state_dict_metadata"), Mapping):
         refuse("corrupt-file", f"{path} lists no tensors", "copy the folder again", path)
