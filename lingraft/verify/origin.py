@@ -26,7 +26,7 @@ def check_origin(adapter: Adapter, base: Checkpoint, below: Lazy, made: Plan, fi
     evidence.check_rows(adapter, below, made, rows)
     findings.absorb(Refusal(*rows.problems, *rows.allowed))
     if adapter.lineage is None:
-        evidence.check_named_base(adapter, below, made, findings)
+        evidence.check_named_base(adapter, below, made, True, findings)
         return
     found = fingerprint(base.tensors)
     if rows.problems or found in (adapter.lineage.base, _ancestor(Path(adapter.lineage.base_path))):
