@@ -31,8 +31,10 @@ BY_ROWS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight"
 
 
 def knows(path: Path) -> bool:
-    """Tell whether a folder holds params.json and consolidated shards."""
-    return path.is_dir() and (path / "params.json").is_file() and bool(_files(path))
+    """Tell whether a folder holds params.json and consolidated shards, and not the same model as Hugging Face's."""
+    if not path.is_dir() or not (path / "params.json").is_file() or not _files(path):
+        return False
+    return not ((path / "config.json").is_file() and any(path.glob("model*.safetensors")))
 
 
 def read(path: Path) -> Checkpoint:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lingraft.problems import Findings, Refusal, refuse
-from lingraft.weights import names, pickles, safetensors
+from lingraft.weights import meta_names, names, pickles, safetensors
 from lingraft.weights.hf import read_config, side_files
 from lingraft.weights.rotary import hf_from_pairs, reordered
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy
+from lingraft.weights.tied import HEAD, is_copy
 
 NAME = "state_dict"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -31,19 +33,20 @@ def read(path: Path) -> Checkpoint:
     Errors: those of the containers, `corrupt-file` where two files hold a tensor of the same name, and
     `unknown-format` for Meta's names without the number of heads.
     """
-    findings, entries = Findings(), dict[str, Entry]()
+    findings, entries, arguments = Findings(), dict[str, Entry](), dict[str, Any]()
     for file in [path] if path.is_file() else _files(path):
         try:
-            found = pickles.read_file(file) if _is_pickle(file) else safetensors.read_file(file)
-            if twice := sorted(entries.keys() & found.entries.keys()):
+            found, told = _open(file)
+            arguments |= told
+            if twice := sorted(entries.keys() & found.keys()):
                 refuse("corrupt-file", f"{file} holds {twice[0]}, which another file of {path} holds, too",
                        "name the file that you mean, not the folder", file, twice[0])  # fmt: skip
-            entries.update(found.entries)
+            entries.update(found)
         except Refusal as refusal:
             findings.absorb(refusal)
     findings.settle()
     folder = path if path.is_dir() else path.parent
-    config = read_config(folder)
+    config = read_config(folder) or _config_of(arguments, entries)
     return Checkpoint(path, NAME, Lazy(_in_hf_layout(path, entries, config)), config, side_files(folder))
 
 
@@ -56,6 +59,25 @@ def _files(path: Path) -> list[Path]:
     return [f for f in files if f.suffix == ".safetensors"] or [
         f for f in files if f.suffix in PICKLES and _is_pickle(f)
     ]
+
+
+def _open(file: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Return a file's tensors, and the ``model_args`` that llama2.c's and nanoGPT's trainers save beside them."""
+    if not _is_pickle(file):
+        return safetensors.read_file(file).entries, {}
+    content = pickles.load(file)
+    told = content.get("model_args") if isinstance(content, Mapping) else None
+    return pickles.state_dict(content, file), dict(told) if isinstance(told, Mapping) else {}
+
+
+def _config_of(arguments: Mapping[str, Any], entries: Mapping[str, Entry]) -> dict[str, Any]:
+    plain = names.without_wrappers(entries)
+    told = all(isinstance(arguments.get(key), int) for key in ("dim", "n_layers", "n_heads"))
+    if not told or not names.is_meta(plain):
+        return {}
+    shapes = {name: entry.shape for name, entry in names.to_hf(plain).items()}
+    tied = HEAD not in shapes or is_copy(Lazy(names.to_hf(plain)))
+    return {**meta_names.config_from(arguments, shapes), "tie_word_embeddings": tied}
 
 
 def _is_pickle(path: Path) -> bool:

@@ -16,7 +16,7 @@ def train(out: Path, stage: int, kind: str, dtype: str) -> None:
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage, "sub_group_size": 3000},  # ZeRO 3: several flat groups a rank
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": dtype == "bf16"},
     }

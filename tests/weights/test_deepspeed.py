@@ -30,6 +30,12 @@ def test_every_tensor_is_what_zero_to_fp32_makes_of_it(zero_runs: Path, case: st
     assert same({name: ours[name] for name in theirs}, theirs)
 
 
+def test_zero_3_was_saved_in_several_flat_groups_a_rank(zero_runs: Path) -> None:
+    state = zero_runs / "3-full-bf16" / "global_step2" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    state = state if state.is_file() else state.with_name(state.name.removeprefix("bf16_"))
+    assert len(torch.load(state, weights_only=False)["optimizer_state_dict"]["fp32_flat_groups"]) > 1
+
+
 @pytest.mark.parametrize("case", ZERO_CASES[:3])
 def test_frozen_weights_are_there_and_blocks_of_rows_agree(zero_runs: Path, case: str) -> None:
     found = deepspeed.read(zero_runs / case / "global_step2").tensors

@@ -58,3 +58,25 @@ def test_a_file_without_tensors_by_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as refusal:
         state_dict.read(tmp_path / "list.pt")
     assert codes(refusal) == ["unknown-format"]
+
+
+def test_llama2cs_own_training_checkpoint_is_a_model(test_data: Path, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from lingraft.weights import llama2c, meta_names
+    from lingraft.weights.rotary import pairs_from_hf
+
+    published = llama2c.read(test_data / "models" / "stories260K.bin").tensors
+    heads = {"q_proj": 8, "k_proj": 4}
+    state = {}
+    for name, tensor in published.items():
+        kind = name.split(".")[-2]
+        index = pairs_from_hf(tensor.shape[0], heads[kind]) if kind in heads else torch.arange(tensor.shape[0])
+        state[f"_orig_mod.{meta_names.meta_name(name)}"] = tensor[index]
+    state["_orig_mod.output.weight"] = published["model.embed_tokens.weight"]
+    arguments = {"dim": 64, "n_layers": 5, "n_heads": 8, "n_kv_heads": 4, "vocab_size": 512, "max_seq_len": 512}
+    torch.save({"model": state, "model_args": arguments, "iter_num": 1}, tmp_path / "ckpt.pt")
+    found = formats.open_checkpoint(tmp_path / "ckpt.pt")
+    model = LlamaForCausalLM(LlamaConfig(**found.config))
+    assert found.config["tie_word_embeddings"] and model.num_parameters() == 260032
+    assert all(torch.equal(found.tensors[name], published[name]) for name in published)
