@@ -1,9 +1,11 @@
 """How fast and how small a merge is: lingraft against peft and against a plain copy of the base, in one run.
 
-    python benchmarks/merge.py [--shape 0.9b|7b|tiny] [--dir DIR] [--rounds 3] [--without peft]
+    python benchmarks/merge.py [--shape 0.9b|7b|tiny] [--dir DIR] [--rounds 3] [--rest 10] [--without peft]
 
 Base: random bf16 weights in four shards. Adapter: r=64 on all seven linear layers, embedding and head at 55,296 rows
-in fp32. Every contestant is a process of its own, imports included; the inputs are in the page cache before each.
+in fp32. Every contestant is a process of its own, imports included. Before each the output of the last is deleted, the
+inputs are read into the page cache, and the machine rests: who starts at once inherits the deleted output's memory,
+which on a virtual machine makes a copy several times faster than it is otherwise.
 `cp` is a copy of the base's folder and a sync. Memory is the peak of RssAnon, above that of an interpreter that has
 imported torch.
 """
@@ -161,9 +163,10 @@ def timed(command: list[str], threads: str) -> tuple[float, int]:
     return time.monotonic() - started, peak
 
 
-def warm(folder: Path) -> None:
-    """Bring every file of a folder into the page cache, and the disk to rest."""
+def prepare(folder: Path, rest: float) -> None:
+    """Let the machine rest, then bring every file of a folder into the page cache."""
     os.sync()
+    time.sleep(rest)
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             with file.open("rb", buffering=0) as handle:
@@ -171,8 +174,8 @@ def warm(folder: Path) -> None:
                     pass
 
 
-def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str],
-            threads: str) -> dict[str, tuple[float, int]]:  # fmt: skip
+def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str], threads: str,
+            rest: float) -> dict[str, tuple[float, int]]:  # fmt: skip
     """Let every contestant run ``rounds`` times in turn; the best time and the largest memory count."""
     base, adapter, out = work / "base", work / "adapter", work / "out"
     commands: dict[str, Callable[[], list[str]]] = {
@@ -186,7 +189,7 @@ def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str],
             if name in without:
                 continue
             shutil.rmtree(out, ignore_errors=True)
-            warm(work)
+            prepare(work, rest)
             seconds, memory = timed(command(), threads)
             before = results.get(name, (float("inf"), 0))
             results[name] = (min(before[0], seconds), max(before[1], memory))
@@ -202,6 +205,7 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="where to work (default: a temporary folder)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without", action="append", default=[], help="leave a contestant out")
+    parser.add_argument("--rest", type=float, default=10, help="seconds of rest before each")
     parser.add_argument("--threads", default="", help="OMP_NUM_THREADS of every contestant")
     given = parser.parse_args()
     shape, work = SHAPES[given.shape], given.dir or Path(tempfile.mkdtemp(prefix="merge-benchmark-"))
@@ -210,7 +214,7 @@ def main() -> None:
         make_adapter(work / "adapter", shape)
     size = sum(file.stat().st_size for file in (work / "base").iterdir())
     torch_alone = timed([sys.executable, "-c", "import torch; torch.ones(1)"], given.threads)[1]
-    results = contest(work, shape, given.rounds, given.without, given.threads)
+    results = contest(work, shape, given.rounds, given.without, given.threads, given.rest)
     copy = results["cp + sync"][0]
     print(f"\nbase {size / 1e9:.2f} GB bf16, adapter r={RANK} on seven linears, embedding and head "
           f"{shape['rows']:,} rows fp32")

@@ -24,7 +24,8 @@ from lingraft.problems import Findings, Refusal
 from lingraft.weights.tensors import Entry, Lazy, Tensor
 
 ROWS = 512  # rows sampled of a matrix
-MODULES = 21  # matrices sampled of an adapter
+MODULES = 21  # matrices sampled of an adapter, as long as they come to fewer numbers than
+NUMBERS = 1 << 23
 SURE = 5.0  # standard errors of a correlation
 CHANCE = 6.0  # standard errors of a projection
 
@@ -83,8 +84,7 @@ def check_inside(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings
 def projection(deltas: Mapping[str, LowRank | LowRankEmbedding], weights: Lazy) -> Projection | None:
     """Return the projection of the weights on an adapter's differences, or None where nothing can be measured."""
     names = [name for name in deltas if isinstance(deltas[name], LowRank) and name in weights.entries]
-    step = max(1, len(names) // MODULES)
-    pairs = [_components(weights.entries[name], deltas[name]) for name in names[::step]]
+    pairs = [_components(weights.entries[name], deltas[name]) for name in _some(names, weights)]
     if not pairs:
         return None
     x, y, error = (torch.cat(column) for column in zip(*pairs, strict=True))
@@ -96,6 +96,12 @@ def projection(deltas: Mapping[str, LowRank | LowRankEmbedding], weights: Lazy) 
     value = float((x * y / error**2).sum()) / information
     spread = float((((y - value * x) / error) ** 2).mean()) ** 0.5
     return Projection(value, max(1.0, spread) / information**0.5)
+
+
+def _some(names: list[str], weights: Lazy) -> list[str]:
+    """Return an even sample of matrices; large ones tell more each, so that fewer will do."""
+    each = max(min(weights.entries[n].shape[0], ROWS) * weights.entries[n].shape[1] for n in names) if names else 1
+    return names[:: max(1, len(names) // max(6, min(MODULES, NUMBERS // each)))]
 
 
 def _components(below: Entry, delta: LowRank | LowRankEmbedding) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,9 +188,9 @@ def _cosine(one: Tensor, other: Tensor) -> float:
 
 
 def _sample(entry: Entry, rows: int) -> Tensor:
-    """Read an even sample of the first ``rows`` rows, in runs that are cheap to read."""
-    if rows <= 2 * ROWS:
+    """Read an even sample of the first ``rows`` rows, in runs that are cheap to read: about a million numbers."""
+    run, runs = 32, max(8, (1 << 20) // (32 * max(1, entry.shape[1])))
+    if rows <= run * runs:
         return entry.read(0, rows).float()
-    run = ROWS // 16
-    starts = torch.linspace(0, rows - run, 2 * ROWS // run).long().tolist()
-    return torch.cat([entry.read(start, start + run) for start in starts]).float()
+    starts = torch.linspace(0, rows - run, runs).long().tolist()
+    return torch.cat([entry.read(start, start + run).float() for start in starts])

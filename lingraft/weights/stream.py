@@ -29,7 +29,7 @@ from lingraft.weights.tensors import Entry, Weights, header, row_blocks
 
 BLOCK = 4 << 20  # bytes of a block in float32, in which it is computed
 WORKERS = max(1, min(4, os.cpu_count() or 1))
-AHEAD = WORKERS + 3  # blocks that are computed or wait for hashing and writing
+AHEAD = 24  # blocks that are computed, or wait for hashing and writing: the disk takes several at a time
 LARGE = 256 << 20  # bytes from which on a model is written past the page cache; a smaller one is soon read again
 
 Shard = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
