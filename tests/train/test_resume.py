@@ -92,12 +92,12 @@ def test_minutes_are_turned_into_steps_once_and_a_resume_keeps_them(
     from lingraft.train import pace
 
     stage = make_stage(tiny_llama, LORA, trainer={"max_steps": -1}, minutes=1.0)
-    monkeypatch.setattr(pace, "seconds_of", lambda step: 15.0)
+    monkeypatch.setattr(pace, "seconds_of", lambda step: 2.0)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _die_at(patch, Watch, "on_step_end", 2)
         pretrain.run(stage)
     decided = pace.recall(stage.work)
-    assert decided is not None and decided.max_steps is not None and 2 <= decided.max_steps <= 4
+    assert decided is not None and decided.max_steps is not None and 10 < decided.max_steps <= 27
     monkeypatch.setattr(pace, "seconds_of", lambda step: 1e9)
     assert pretrain.run(stage)["steps"] == decided.max_steps
 

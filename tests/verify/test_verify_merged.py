@@ -214,6 +214,10 @@ def test_a_lost_head_is_caught(merge: Merge, copy: Callable[[], Path]) -> None:
     tensors = load_file(file)
     del tensors["lm_head.weight"]
     save_file(tensors, file, {"format": "pt"})
+    listing = model / "model.safetensors.index.json"
+    index = json.loads(listing.read_text())
+    del index["weight_map"]["lm_head.weight"]
+    listing.write_text(json.dumps(index))
     edit_config(model, tie_word_embeddings=True)
     answer = verify_merged(model, merge.base, merge.adapters, findings)
     assert "merged-differs" in codes(findings) and answer["max_abs_error"] is None
