@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from lingraft.merge.difference import Difference, difference
-from lingraft.merge.lineage import Lineage, write_lineage
+from lingraft.merge.lineage import Lineage, tokenizer_digest, write_lineage
 from lingraft.merge.lowrank import factorise
 from lingraft.merge.run import open_base
 from lingraft.merge.updates import LowRank
@@ -89,6 +89,7 @@ def extract(
             if file.name != "generation_config.json":
                 shutil.copyfile(file, partial / file.name)
         write_lineage(partial, Lineage(fingerprint(below.tensors), str(base.resolve()),
+                                       tokenizer=tokenizer_digest(partial),
                                        recipe={"extract": {"tuned": str(tuned), "rank": rank, "energy": energy}}))
     return _report(out, found, kept)
 

@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from lingraft.output import write_json
 from lingraft.problems import refuse
 from lingraft.weights.fingerprint import fingerprint
@@ -20,6 +22,10 @@ from lingraft.weights.tensors import Lazy
 
 FILE = "lingraft.json"
 SCHEMA = 1
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "spiece.model",
+)  # fmt: skip
 PACKAGES = ("lingraft", "torch", "transformers", "peft", "safetensors", "tokenizers")
 
 
@@ -84,6 +90,13 @@ def write_lineage(adapter: Path, lineage: Lineage) -> None:
         "recipe": dict(lineage.recipe),
         "versions": dict(lineage.versions or versions()),
     })  # fmt: skip
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Digest the files of a folder's tokenizer by name and content; None where it holds none."""
+    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    told = "".join(f"{file.name}\t{blake3(file.read_bytes()).hexdigest()}\n" for file in files)
+    return str(blake3(told.encode()).hexdigest()) if files else None
 
 
 def versions() -> dict[str, str]:

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from blake3 import blake3
 from safetensors import safe_open
 
 from lingraft.data.templates import save_beside
-from lingraft.merge.lineage import Lineage, Link, adapter_fingerprint, write_lineage
+from lingraft.merge.lineage import (
+    TOKENIZER_FILES,
+    Lineage,
+    Link,
+    adapter_fingerprint,
+    tokenizer_digest,
+    write_lineage,
+)
 from lingraft.problems import Findings
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.techniques.lora import PISSA_START
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "spiece.model",
-)  # fmt: skip
 ADAPTER = "adapter_model.safetensors"
 
 
@@ -90,15 +92,6 @@ def copy_tokenizer(base: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-
-
-def tokenizer_digest(base: Path) -> str:
-    """Digest the files of a tokenizer by name and content."""
-    hasher = blake3()
-    for name in TOKENIZER_FILES:
-        if (base / name).is_file():
-            hasher.update(f"{name}\t{blake3((base / name).read_bytes()).hexdigest()}\n".encode())
-    return str(hasher.hexdigest())
 
 
 def lineage(stage: Stage, quantisation: Mapping[str, Any] | None) -> Lineage:

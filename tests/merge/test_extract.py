@@ -182,3 +182,16 @@ def test_the_lineage_names_the_base_so_that_another_is_refused(base: Callable[..
     with pytest.raises(Refusal) as refusal:
         merge(base(seed=3), [tmp_path / "a"], tmp_path / "m", findings=Findings())
     assert "base-mismatch" in {p.code for p in refusal.value.problems}
+
+
+def test_the_lineage_knows_the_tokenizer_that_lies_beside_the_adapter(base: Callable[..., Path],
+                                                                      tmp_path: Path) -> None:  # fmt: skip
+    import json
+
+    from lingraft.merge.lineage import read_lineage, tokenizer_digest
+
+    tuned = tune(base(), tmp_path / "tuned", everywhere)
+    (tuned / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {}}}))
+    extract(tuned, base(), tmp_path / "a", rank=4, findings=Findings())
+    lineage = read_lineage(tmp_path / "a")
+    assert lineage is not None and lineage.tokenizer == tokenizer_digest(tuned) is not None
