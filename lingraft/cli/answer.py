@@ -5,10 +5,8 @@ Exit 0: done. 1: refused, or a check failed. 2: wrong usage. 130: interrupted.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,7 +15,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lingraft.problems import CODES, Code, Findings, Problem, Refusal
+from lingraft.outcome import Outcome, attempt
+from lingraft.problems import CODES, Findings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Allow = Annotated[list[str], typer.Option("--allow", metavar="CODE", help="Override one refusal knowingly.")]
@@ -35,27 +34,15 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     unknown = [code for code in allow if code not in CODES]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is not a problem code; known: {', '.join(CODES)}")
-    findings = Findings(frozenset(allow))
     _quiet()
     # Libraries print to stdout now and then; with --json only the answer may stand there.
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
-        result = call(findings)
-        problems = list(findings.problems)
-    except Refusal as refusal:
-        result, problems = refusal.answer, list(refusal.problems)
-        findings.warnings += [w for w in refusal.warnings if w not in findings.warnings]
-    except OSError as error:
-        result, problems = {}, [_of_os(error)]
-    except Exception as error:
-        if os.environ.get("LINGRAFT_TRACEBACK"):
-            raise
-        sys.stdout = stdout
-        _bug(error, json_out)
+        outcome = attempt(call, frozenset(allow))
     finally:
         sys.stdout = stdout
-    _print(result, problems, findings, json_out, show)
-    raise typer.Exit(1 if problems else 0)
+    _print(outcome, json_out, show)
+    raise typer.Exit(0 if outcome.ok else 1)
 
 
 def _quiet() -> None:
@@ -65,37 +52,18 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _of_os(error: OSError) -> Problem:
-    """Turn what the operating system refused into a problem."""
-    path = None if error.filename is None else str(error.filename)
-    code: Code = "no-space" if error.errno == errno.ENOSPC else "not-found" if isinstance(error, FileNotFoundError) \
-        else "unreadable"  # fmt: skip
-    return Problem(code, f"{path or 'a file'}: {error.strerror or error}", "check the path and its permissions", path)
-
-
-def _bug(error: Exception, json_out: bool) -> NoReturn:
-    """Say that lingraft itself failed: not the user's fault, and no traceback unless it is asked for."""
-    told = f"{type(error).__name__}: {error}".splitlines()[0]
+def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | None) -> None:
     if json_out:
-        print(json.dumps({"ok": False, "error": told, "problems": [], "warnings": []}, ensure_ascii=False))
-    print(f"lingraft failed, which is a bug: {told} (LINGRAFT_TRACEBACK=1 shows where)", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _print(result: Answer, problems: list[Problem], findings: Findings, json_out: bool,
-           show: Callable[[Answer], str] | None) -> None:  # fmt: skip
-    if json_out:
-        told = {"ok": not problems, **result, "problems": [p.as_json() for p in problems],
-                "warnings": [w.as_json() for w in findings.warnings]}  # fmt: skip
-        if findings.allowed:
-            told["allowed"] = [p.as_json() for p in findings.allowed]
-        print(json.dumps(told, ensure_ascii=False, default=str))
-        return
-    if result:
+        print(json.dumps(outcome.as_json(), ensure_ascii=False, default=str))
+    elif outcome.result:
         from lingraft.show import plain
 
-        print((show or plain)(result))
-    for label, found in (("warning", findings.warnings), ("allowed", findings.allowed), ("problem", problems)):
+        print((show or plain)(outcome.result))
+    if outcome.bug is not None:
+        print(f"lingraft failed, which is a bug: {outcome.bug} (LINGRAFT_TRACEBACK=1 shows where)", file=sys.stderr)
+    if json_out:
+        return
+    for label, found in (("warning", outcome.warnings), ("allowed", outcome.allowed), ("problem", outcome.problems)):
         for p in found:
             print(f"{label} {p.code}: {p.message} — {p.remedy}", file=sys.stderr)
 
@@ -121,8 +89,10 @@ def run_recipe(file: Path, overrides: list[str], findings: Findings, first: str 
     """Run a recipe's stages."""
     from lingraft.pipeline import run
     from lingraft.recipe import load
+    from lingraft.train.distributed import launch
 
-    return run(load(file, tuple(overrides)), findings, command(), first, last, only)
+    with launch.led():
+        return run(load(file, tuple(overrides)), findings, command(), first, last, only)
 
 
 def run_stage(name: str, file: Path, overrides: list[str], json_out: bool, allow: list[str]) -> NoReturn:
