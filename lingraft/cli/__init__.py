@@ -1,7 +1,8 @@
 """The command line: one short function per verb that reads, calls and prints. No logic.
 
     answer.py    exit codes, JSON, shared options       recipes.py   quickstart, new, check, run, the stages
-    weights.py   inspect, merge, verify, convert, …     models.py    vocab, plan, evaluate, chat
+    weights.py   inspect, merge, verify, convert, …     models.py    plan, evaluate, chat
+    vocab.py     vocab
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Annotated
 import typer
 
 from lingraft import __version__
-from lingraft.cli import models, recipes, weights
+from lingraft.cli import models, recipes, vocab, weights
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Teach an open-weight language model a new language or domain, and get the weights right.",
 )  # fmt: skip
-for room in (recipes, models, weights):
+for room in (recipes, models, vocab, weights):
     app.add_typer(room.app)
 
 

@@ -1,4 +1,4 @@
-"""Verbs on models: vocab, plan, evaluate, chat."""
+"""Verbs on models: plan, evaluate, chat."""
 
 from __future__ import annotations
 
@@ -15,49 +15,14 @@ from lingraft.cli.answer import (
     Answer,
     Base,
     Json,
-    Overwrite,
     Set,
     answer,
-    command,
     is_recipe,
     run_stage,
 )
 from lingraft.problems import Findings
 
 app = typer.Typer()
-
-
-@app.command()
-def vocab(
-    base: str,
-    corpus: Annotated[list[str], typer.Option("--corpus", help="Text to learn pieces from; repeatable.")] = [],
-    size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
-    unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
-    all_pieces: Annotated[bool, typer.Option("--all-pieces", help="Take pieces that change other text too.")] = False,
-    init: Annotated[str, typer.Option("--init", help="How the new rows begin.")] = "distil",
-    out: Annotated[Path | None, typer.Option("--out", help="The larger model's directory.")] = None,
-    overwrite: Overwrite = False,
-    overrides: Set = [],
-    json_out: Json = False,
-    allow: Allow = [],
-) -> None:
-    """Grow a model's vocabulary from a corpus, or by a ready-made tokenizer (or run a recipe's stage)."""
-    if is_recipe(base):
-        run_stage("vocab", Path(base), overrides, json_out, allow)
-    if out is None or bool(corpus) == (unite is not None):
-        raise typer.BadParameter("give --out DIR and either --corpus FILE (repeatable) or --unite TOKENIZER")
-    if size != "auto" and not size.isdigit():
-        raise typer.BadParameter(f"--size takes a number of new pieces or auto, not {size!r}")
-
-    def call(findings: Findings) -> Answer:
-        from lingraft.models import locate
-        from lingraft.vocab.run import extend
-
-        return extend(locate(base), out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
-                      size="auto" if size == "auto" else int(size), init=init, all_pieces=all_pieces,
-                      overwrite=overwrite, findings=findings, command=command())  # fmt: skip
-
-    answer(call, json_out, allow)
 
 
 @app.command()

@@ -39,7 +39,7 @@ class Measured:
         return asdict(self)
 
 
-def measure(path: Path, texts: Iterable[str]) -> Measured:
+def measure(path: Path, texts: Iterable[str], name: str | None = None) -> Measured:
     """Measure the tokenizer at ``path``; newlines count as characters, special tokens are not added.
 
     Errors: `not-found`, `unknown-format`, `tokenizer-mismatch`.
@@ -51,8 +51,8 @@ def measure(path: Path, texts: Iterable[str]) -> Measured:
         tokens += len(pieces)
         characters += len(text)
         partial += sum(pieces)
-    return Measured(path.name, size, tokens, characters, tokens / max(1, characters), characters / max(1, tokens),
-                    partial / max(1, tokens))  # fmt: skip
+    return Measured(name or path.name, size, tokens, characters, tokens / max(1, characters),
+                    characters / max(1, tokens), partial / max(1, tokens))  # fmt: skip
 
 
 def tokens_per_character(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> float:
@@ -73,8 +73,8 @@ def table(rows: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def picture(rows: Sequence[Measured], out: Path) -> None:
-    """Draw tokens per character, byte tokens apart, as horizontal bars; ``out`` ends in .png or .svg."""
+def picture(rows: Sequence[Measured], out: Path, kind: str | None = None) -> None:
+    """Draw tokens per character, byte tokens apart, as horizontal bars; ``kind`` is png or svg (None: by ``out``)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.8 + 0.5 * len(rows)), layout="constrained")
@@ -89,7 +89,7 @@ def picture(rows: Sequence[Measured], out: Path) -> None:
     axes.set_xlim(0, 1.15 * max(row.tokens_per_character for row in rows))
     axes.invert_yaxis()
     axes.legend(loc="lower right", frameon=False)
-    figure.savefig(out, dpi=150)
+    figure.savefig(out, dpi=150, format=kind)
 
 
 def _opened(file: Path) -> tuple[int, Callable[[str], list[bool]]]:

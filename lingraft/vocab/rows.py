@@ -21,6 +21,8 @@ STARTS: Mapping[str, str] = {
     "pieces": "lingraft.vocab.starts.pieces",
     "mean": "lingraft.vocab.starts.mean",
     "random": "lingraft.vocab.starts.random",
+    "focus": "lingraft.vocab.starts.focus",
+    "omp": "lingraft.vocab.starts.omp",
     "distil": "lingraft.vocab.starts.distil",
 }
 MULTIPLE = 64

@@ -91,7 +91,7 @@ def extend(
         rows = start(_grown(checkpoint, old, partial, pieces, text, seed)) if pieces else _no_rows(checkpoint)
         larger = grow(checkpoint, rows, old.size, old.size + len(pieces))
         with track("vocab: writing the larger model", _bytes(larger)) as progress:
-            digest = hf.write(larger, partial, progress=progress)
+            digest = hf.write(larger, partial, progress=progress).fingerprint
         result = _result(old, partial, out, text, pieces, choice)
         _receipt(partial, checkpoint, digest, settings, result, time.monotonic() - began, command)
     say(f"vocab: {result['new_pieces']:,} new pieces; tokens per character "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 from vocab_texts import CHINESE, MIXED
 
+from lingraft.cli import app
 from lingraft.problems import Findings, Refusal
 from lingraft.vocab.measure import measure, picture, table
 from lingraft.vocab.run import extend
@@ -56,3 +60,46 @@ def test_a_path_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as caught:
         measure(tmp_path, CHINESE)
     assert caught.value.problems[0].code == "unknown-format"
+
+
+def lingraft(*words: str | Path) -> tuple[int, dict[str, Any]]:
+    done = CliRunner().invoke(app, [*map(str, words), "--json"])
+    return done.exit_code, json.loads(done.stdout) if done.exit_code < 2 else {}
+
+
+def test_the_command_measures_several_tokenizers_on_the_users_text(
+    make_base: Callable[..., Path], corpus: Path, tmp_path: Path
+) -> None:
+    base, drawn = make_base(), tmp_path / "bars.svg"
+    code, told = lingraft("vocab", base, "--measure", corpus, "--against", base / "tokenizer.json", "--picture", drawn)
+    text = corpus.read_text(encoding="utf-8")
+    tokens = len(AutoTokenizer.from_pretrained(base)(text).input_ids)
+    assert code == 0 and told["characters"] == len(text) and told["picture"] == str(drawn)
+    assert [(one["name"], one["tokens"]) for one in told["tokenizers"]] == [
+        (str(base), tokens), (str(base / "tokenizer.json"), tokens)]  # fmt: skip
+    assert drawn.read_bytes().startswith(b"<?xml")
+
+
+def test_growing_can_measure_before_and_after(make_base: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
+    base, out = make_base(), tmp_path / "larger"
+    code, told = lingraft("vocab", base, "--corpus", corpus, "--size", 20, "--init", "mean", "--out", out,
+                          "--measure", corpus)  # fmt: skip
+    before, after = told["measured"]["tokenizers"]
+    assert code == 0 and told["new_pieces"] == 20 and before["name"] == str(base) and after["name"] == str(out)
+    assert after["tokens"] < before["tokens"] and after["size"] == before["size"] + 20
+
+
+@pytest.mark.parametrize("words", [[], ["--against", "x"], ["--corpus", "x"], ["--out", "x"], ["--picture", "x.png"]])
+def test_a_command_that_lacks_its_other_half_is_wrong_usage(make_base: Callable[..., Path], words: list[str]) -> None:
+    assert lingraft("vocab", make_base(), *words)[0] == 2
+
+
+def test_a_picture_of_another_kind_is_refused(make_base: Callable[..., Path], corpus: Path) -> None:
+    code, told = lingraft("vocab", make_base(), "--measure", corpus, "--picture", "bars.bmp")
+    assert code == 1 and told["problems"][0]["code"] == "unknown-format"
+
+
+def test_an_empty_text_is_refused(make_base: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("", encoding="utf-8")
+    code, told = lingraft("vocab", make_base(), "--measure", tmp_path / "empty.txt")
+    assert code == 1 and told["problems"][0]["code"] == "data-invalid"

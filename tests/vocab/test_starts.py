@@ -14,7 +14,7 @@ from vocab_texts import CHINESE
 
 from lingraft.problems import Findings
 from lingraft.vocab.run import extend
-from lingraft.vocab.starts import head_fit
+from lingraft.vocab.starts import focus, head_fit, omp
 
 Base = Callable[..., Path]
 
@@ -83,3 +83,36 @@ def test_a_fitted_head_names_the_piece_where_it_follows_and_not_elsewhere() -> N
     rows = head_fit.fit(**given)
     said = torch.cat([given["mass"][:, None], given["features"] @ rows.T], 1).argmax(1) - 1
     assert float((said == given["target"]).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize("init", ["focus", "omp"])
+def test_transplants_mix_the_same_old_rows_in_both_matrices(make_base: Base, corpus: Path, init: str) -> None:
+    base = make_base(tied=False)
+    old = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        old.get_output_embeddings().weight.copy_(-2 * old.get_input_embeddings().weight)
+    old.save_pretrained(base)
+    new = AutoModelForCausalLM.from_pretrained(grown(base, corpus, init))
+    size = len(AutoTokenizer.from_pretrained(base))
+    rows, head = (m.weight[size : size + 20] for m in (new.get_input_embeddings(), new.get_output_embeddings()))
+    usual = AutoModelForCausalLM.from_pretrained(grown(base, corpus, "pieces")).get_input_embeddings().weight[size:]
+    torch.testing.assert_close(head, -2 * rows)
+    assert int((rows - usual[:20]).abs().amax(1).gt(1e-3).sum()) > 10
+
+
+def test_sparsemax_is_the_nearest_point_of_the_simplex() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(6, 9)
+    found = focus.sparsemax(scores)
+    others = torch.distributions.Dirichlet(torch.ones(9)).sample((500,))
+    assert torch.allclose(found.sum(1), torch.ones(6)) and bool((found >= 0).all()) and bool((found == 0).any())
+    assert bool(((others[:, None] - scores).norm(dim=2) >= (found - scores).norm(dim=1) - 1e-6).all())
+
+
+def test_matching_pursuit_finds_the_atoms_that_a_vector_was_made_of() -> None:
+    torch.manual_seed(0)
+    atoms = torch.nn.functional.normalize(torch.randn(40, 64), dim=1)
+    made = torch.stack([0.9 * atoms[3] + 0.4 * atoms[17], atoms[5] - 0.6 * atoms[30]])
+    chosen, weight = omp.pursue(made, atoms, 2)
+    assert [sorted(row) for row in chosen.tolist()] == [[3, 17], [5, 30]]
+    torch.testing.assert_close((weight[:, None] @ atoms[chosen])[:, 0], made)

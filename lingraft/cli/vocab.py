@@ -1,0 +1,71 @@
+"""The verb `vocab`: grow a vocabulary, say beforehand what would pay, or measure tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lingraft.cli.answer import Allow, Answer, Json, Overwrite, Set, answer, command, is_recipe, run_stage
+from lingraft.problems import Findings
+
+app = typer.Typer()
+
+
+@app.command()
+def vocab(
+    base: str,
+    corpus: Annotated[list[str], typer.Option("--corpus", help="Text to learn pieces from; repeatable.")] = [],
+    size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
+    unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
+    all_pieces: Annotated[bool, typer.Option("--all-pieces", help="Take pieces that change other text too.")] = False,
+    init: Annotated[str, typer.Option("--init", help="How the new rows begin.")] = "distil",
+    out: Annotated[Path | None, typer.Option("--out", help="The larger model's directory.")] = None,
+    measure: Annotated[list[Path], typer.Option("--measure", help="Text to measure tokenizers on; repeatable.")] = [],
+    against: Annotated[list[str], typer.Option("--against", help="Another tokenizer by path; repeatable.")] = [],
+    picture: Annotated[Path | None, typer.Option("--picture", help="Draw what was measured: .png or .svg.")] = None,
+    overwrite: Overwrite = False,
+    overrides: Set = [],
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Grow a model's vocabulary from a corpus or by a ready-made tokenizer; or measure tokenizers on a text."""
+    if is_recipe(base):
+        run_stage("vocab", Path(base), overrides, json_out, allow)
+    growing = out is not None or bool(corpus) or unite is not None
+    if growing and (out is None or bool(corpus) == (unite is not None)):
+        raise typer.BadParameter("give --out DIR and either --corpus FILE (repeatable) or --unite TOKENIZER")
+    if not growing and not measure:
+        raise typer.BadParameter("give --corpus or --unite, and --out DIR, to grow; or --measure FILE to measure")
+    if (against or picture) and not measure:
+        raise typer.BadParameter("--against and --picture need --measure FILE, the text to measure on")
+    if size != "auto" and not size.isdigit():
+        raise typer.BadParameter(f"--size takes a number of new pieces or auto, not {size!r}")
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.models import locate
+        from lingraft.vocab.against import measure_all
+        from lingraft.vocab.run import extend
+
+        home, result = locate(base), {}
+        if out is not None:
+            result = extend(home, out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
+                            size="auto" if size == "auto" else int(size), init=init, all_pieces=all_pieces,
+                            overwrite=overwrite, findings=findings, command=command())  # fmt: skip
+        if measure:
+            named = [(base, home), *([(str(out), out)] if out is not None else []),
+                     *((name, locate(name)) for name in against)]  # fmt: skip
+            found = measure_all(named, measure, picture, findings, overwrite)
+            result = {**result, "measured": found} if out is not None else found
+        return result
+
+    def show(result: Answer) -> str:
+        from lingraft.show import plain
+        from lingraft.vocab.against import as_table
+
+        measured = result.get("measured", result if "tokenizers" in result else None)
+        rest = {key: value for key, value in result.items() if key != "measured" and measured is not result}
+        return "\n".join([*([plain(rest)] if rest else []), *([as_table(measured)] if measured else [])])
+
+    answer(call, json_out, allow, show)
