@@ -6,7 +6,7 @@ import os
 import platform
 from typing import Any
 
-from lingraft.pipeline import Run, answer
+from lingraft.pipeline import Run, answer, merges
 from lingraft.stages import log_of
 
 FOLDERS = {
@@ -65,9 +65,9 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def next_commands(this: Run) -> list[str]:
     """Return the commands that a user would run next."""
-    merged = this.out / "merged"
+    merged, found = this.final, this.stack()
     commands = [f"lingraft chat {merged}", f"lingraft inspect {this.out}"]
-    adapters = " ".join(f"--adapter {path}" for path in this.adapters())
-    if adapters:
-        commands.append(f"lingraft verify {merged} --base {this.start} {adapters}")
+    adapters = " ".join(f"--adapter {path}" for path in found.adapters)
+    if merges(this.recipe):
+        commands.append(f"lingraft verify {merged} --base {found.base} {adapters}")
     return [*commands, f"lingraft convert {merged} {this.recipe.name}.gguf --to gguf"]

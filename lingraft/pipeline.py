@@ -24,6 +24,7 @@ from typing import Any
 
 from blake3 import blake3
 
+from lingraft.models import Stack
 from lingraft.output import write_json
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.progress import say
@@ -47,27 +48,47 @@ class Run:
     def out(self) -> Path:
         return Path(self.recipe.out).expanduser()
 
-    @property
-    def start(self) -> Path:
-        """The model that training starts from: the vocabulary stage's, or the base."""
-        return self.out / "vocab" if self.recipe.vocab is not None else self.base
+    def stack(self, before: str | None = None) -> Stack:
+        """The model and the adapters live on it before a stage (at the end for None), in training order.
 
-    def adapters(self, before: str | None = None) -> tuple[Path, ...]:
-        """The adapters that are live before a stage (all of them for None), in training order."""
-        names = [name for name in ("pretrain", "sft", "prefer") if getattr(self.recipe, name) is not None]
-        if before in names:
-            names = names[: names.index(before)]
-        return tuple(self.out / name for name in names)
+        A stage that trains a whole model (full, freeze) leaves the base of those after it.
+        """
+        base, adapters = self.out / "vocab" if self.recipe.vocab is not None else self.base, ()
+        for name in chain(self.recipe, before):
+            if training_block(self.recipe, name).leaves == "model":
+                base, adapters = self.out / name, ()
+            else:
+                adapters = (*adapters, self.out / name)
+        return Stack(base, adapters)
+
+    @property
+    def final(self) -> Path:
+        """The model that the run ends with: merged, trained in full, or an adapter that only works live."""
+        found = self.stack()
+        return self.out / "merged" if merges(self.recipe) else next(reversed(found.adapters), found.base)
 
     def result(self, stage: str) -> dict[str, Any]:
         """What a finished stage answered."""
         return dict(self.state.get("stages", {}).get(stage, {}).get("result", {}))
 
 
+def chain(recipe: Recipe, before: str | None = None) -> list[str]:
+    """List the training stages that stand on one another, as far as ``before``; a reward model is no part of it."""
+    names = [n for n in ("pretrain", "sft", "prefer") if getattr(recipe, n) is not None]
+    names = [n for n in names if n != "prefer" or recipe.prefer is None or recipe.prefer.method != "reward"]
+    return names[: names.index(before)] if before in names else names
+
+
+def merges(recipe: Recipe) -> bool:
+    """Tell whether there is anything to merge: the last stages leave adapters, and none that only works live."""
+    left = [training_block(recipe, name).leaves for name in chain(recipe)]
+    return bool(left) and left[-1] == "adapter"
+
+
 def stages_of(recipe: Recipe) -> list[str]:
     """List the stages that a recipe asks for, in order."""
     names = [name for name in ("vocab", *TRAINING) if getattr(recipe, name) is not None]
-    if any(name in names for name in ("pretrain", "sft", "prefer")):
+    if merges(recipe):
         names += ["merge", "verify"]
     if recipe.evaluate is not None:
         names.append("evaluate")
@@ -250,8 +271,8 @@ def answer(state: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     out = Path(recipe.out).expanduser()
     stages = state.get("stages", {})
     adapters = [str(out / n) for n in TRAINING if n in stages and (out / n / "adapter_config.json").is_file()]
-    merged = out / "merged"
-    model = merged if merged.is_dir() else next((out / n for n in reversed(TRAINING) if (out / n).is_dir()), None)
+    ways = [*(["merged"] if merges(recipe) else reversed(chain(recipe))), *reversed(TRAINING)]
+    model = next((out / n for n in ways if (out / n).is_dir()), None)
     return {
         "name": recipe.name,
         "manifest": str(out / "manifest.json"),

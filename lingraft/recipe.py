@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,20 @@ class Training(Data):
     def _known(cls, value: list[Any]) -> list[Any]:
         return [parse_technique(item) for item in value]
 
+    @model_validator(mode="after")
+    def _one_result(self) -> Training:
+        deciding = [t.kind for t in self.techniques if _leaves(t) != "nothing"]
+        if len(deciding) > 1:
+            raise ValueError(f"techniques: {' and '.join(deciding)} each decide what is trained; keep one a stage")
+        if self.continue_ is not None and any(_leaves(t) == "model" for t in self.techniques):
+            raise ValueError(f"continue goes on training an adapter; {deciding[0]} trains the model: drop one of them")
+        return self
+
+    @property
+    def leaves(self) -> str:
+        """What the stage leaves: an ``adapter`` to merge, one that only works ``live``, or a whole ``model``."""
+        return next((found for t in self.techniques if (found := _leaves(t)) != "nothing"), "adapter")
+
 
 class Pretrain(Training):
     """Continued pre-training on plain text."""
@@ -133,10 +148,29 @@ class Export(Block):
 
 
 class Distributed(Block):
-    """How a run is spread over processes."""
+    """How training is spread over the processes of a launcher; `config` is laid over DeepSpeed's own settings.
 
-    strategy: Literal["ddp", "zero2", "zero3", "fsdp2"]
+    ``zero2``, ``zero3`` and ``fsdp2`` are understood as kinds too.
+    """
+
+    kind: Literal["ddp", "deepspeed", "fsdp"] = "ddp"
+    stage: Literal[2, 3] = 2  # of ZeRO: 2 splits gradients and optimizer state, 3 the weights too
     config: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        known = {"zero2": ("deepspeed", 2), "zero3": ("deepspeed", 3), "fsdp2": ("fsdp", 2)}
+        if isinstance(value, Mapping) and value.get("kind") in known:
+            kind, stage = known[value["kind"]]
+            return {"stage": stage, **value, "kind": kind}
+        return value
+
+    @model_validator(mode="after")
+    def _whose_settings(self) -> Distributed:
+        if self.config and self.kind != "deepspeed":
+            raise ValueError("config holds DeepSpeed's settings; it goes with kind: deepspeed")
+        return self
 
 
 class Recipe(Block):
@@ -156,9 +190,22 @@ class Recipe(Block):
     export: list[Export] = []
     distributed: Distributed | None = None
 
+    @model_validator(mode="after")
+    def _chain(self) -> Recipe:
+        chain = [name for name in ("pretrain", "sft", "prefer", "classify") if getattr(self, name) is not None]
+        for name, later in pairwise(chain):
+            if getattr(self, name).leaves == "live":
+                raise ValueError(f"{later} cannot stand on {name}: what {name} leaves is not merged, it only works "
+                                 "beside its base. Use lora there, or train the stages in two recipes")  # fmt: skip
+        return self
+
     def as_json(self) -> dict[str, Any]:
         """Return the resolved recipe, as a manifest records it and as `load` accepts it again."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _leaves(technique: Any) -> str:
+    return str(getattr(technique, "leaves", "nothing"))
 
 
 def parse_technique(item: Any) -> Any:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingraft.pipeline import Run, training_block
+from lingraft.pipeline import Run, chain, training_block
 from lingraft.recipe import resolve
 
 if TYPE_CHECKING:
@@ -50,12 +50,13 @@ def stage_of(this: Run, name: str, adapters: tuple[Path, ...] | None = None) -> 
     """Return what a training stage needs to know."""
     from lingraft.train.stage import Stage
 
-    below = this.adapters(before=name) if adapters is None else adapters
+    found = this.stack(before=name)
+    below = found.adapters if adapters is None else adapters
     return Stage(  # absolute paths: they are recorded in the adapter's lineage
-        name=name, block=training_block(this.recipe, name), base=this.start.absolute(),
+        name=name, block=training_block(this.recipe, name), base=found.base.absolute(),
         adapters=tuple(path.absolute() for path in below),
         out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
-        recipe=this.recipe.as_json(), findings=this.findings,
+        recipe=this.recipe.as_json(), findings=this.findings, distributed=this.recipe.distributed,
     )  # fmt: skip
 
 
@@ -63,7 +64,11 @@ def train(name: str) -> Callable[[Run], dict[str, Any]]:
     """Return the runner of a training stage."""
 
     def runner(this: Run) -> dict[str, Any]:
-        result: dict[str, Any] = import_module(f"lingraft.train.{name}").run(stage_of(this, name))
+        from lingraft.train.distributed import launch
+
+        stage = stage_of(this, name)
+        launch.call(stage)
+        result: dict[str, Any] = import_module(f"lingraft.train.{name}").run(stage)
         return result
 
     return runner
@@ -73,9 +78,9 @@ def merge(this: Run) -> dict[str, Any]:
     """Merge the adapters in training order into the model they were trained on."""
     from lingraft.merge.run import merge as merge_to
 
-    block = this.recipe.merge
+    block, found = this.recipe.merge, this.stack()
     return merge_to(
-        this.start, this.adapters(), this.out / "merged", dtype=block.dtype, shard_size=block.shard_size,
+        found.base, found.adapters, this.out / "merged", dtype=block.dtype, shard_size=block.shard_size,
         onto=block.onto, tied=block.tied, overwrite=True, findings=this.findings, command=list(this.command),
     )  # fmt: skip
 
@@ -85,7 +90,8 @@ def verify(this: Run) -> dict[str, Any]:
     from lingraft.output import write_json
     from lingraft.verify.merged import verify_merged
 
-    result = verify_merged(this.out / "merged", this.start, this.adapters(), this.findings)
+    found = this.stack()
+    result = verify_merged(this.out / "merged", found.base, found.adapters, this.findings)
     this.findings.settle(result)
     write_json(this.out / "verify.json", result)
     return result
@@ -99,7 +105,7 @@ def evaluate(this: Run) -> dict[str, Any]:
     block = this.recipe.evaluate
     assert block is not None
     result = measure(
-        [this.recipe.base, str(this.out / "merged")],
+        [this.recipe.base, *([str(this.final)] if chain(this.recipe) else [])],
         text=None if block.text is None else resolve(block.text),
         english=None if block.english is None else resolve(block.english),
         tasks=block.tasks, prompts=block.prompts, limit=block.limit, findings=this.findings,
@@ -113,7 +119,7 @@ def export(this: Run) -> dict[str, Any]:
     from lingraft.weights.convert import convert
 
     folder = this.out / "export"
-    return {"files": [convert(this.out / "merged", folder / f"{this.recipe.name}-{item.type}.gguf", to=item.to,
+    return {"files": [convert(this.final, folder / f"{this.recipe.name}-{item.type}.gguf", to=item.to,
                               type=item.type, overwrite=True, findings=this.findings)
                       for item in this.recipe.export]}  # fmt: skip
 

@@ -58,14 +58,19 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Callable[[A
     return Assembled(model, tuning)
 
 
-def to_compute_type(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold frozen parameters in the type that is multiplied in; trained ones keep float32 as master weights."""
+def to_compute_type(model: nn.Module, dtype: torch.dtype, exactly: bool = False) -> None:
+    """Hold frozen parameters in the type that is multiplied in; trained ones keep float32 as master weights.
+
+    ``exactly`` leaves alone what the type cannot hold to the bit: frozen layers of a model that will be saved whole.
+    """
     if dtype == torch.float32:
         return
     for parameter in model.parameters():
         quantised = hasattr(parameter, "quant_state") or hasattr(parameter, "SCB")
         if not parameter.requires_grad and parameter.dtype == torch.float32 and not quantised:
-            parameter.data = parameter.data.to(dtype)
+            small = parameter.data.to(dtype)
+            if not exactly or torch.equal(small.float(), parameter.data):
+                parameter.data = small
 
 
 def new_rows(base: Path) -> range | None:

@@ -49,6 +49,8 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     if not getattr(module, "is_causal", True):
         raise NotImplementedError(f"{NAME} is causal")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # Under autocast a float32 embedding leaves float32 queries and keys beside lower values: one type goes on.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     edges = bounds(position_ids)
     parts = [
         _one(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scale) for a, b in pairwise(edges)

@@ -19,7 +19,7 @@ from lingraft.output import output_directory
 from lingraft.progress import track
 from lingraft.train import arguments as arguments_of
 from lingraft.train import pace
-from lingraft.train.assemble import Assembled, assemble, rates_of, to_compute_type, with_recipe
+from lingraft.train.assemble import Assembled, assemble, new_rows, rates_of, to_compute_type, with_recipe
 from lingraft.train.checkpoints import LingraftTrainer, latest, state_of
 from lingraft.train.language import LANGUAGE
 from lingraft.train.linear import speed_up
@@ -73,6 +73,7 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
         "dtype": ready.dtype,
         "data": examples.train.stats,
         "log": read_log(arguments_of.log_path(stage)),
+        **_rows_handed_on(stage),
     }
 
 
@@ -87,6 +88,7 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
     tuning = with_recipe(assembled.tuning, stage.block.trainer)
     known = pace.recall(stage.work)
     dtype = getattr(torch, known.dtype) if known else arguments_of.type_of(tuning.arguments) or fastest_dtype()
+    to_compute_type(assembled.model, dtype, exactly=stage.block.leaves == "model")
     model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments))
     chosen = arguments_of.build(stage, tuning.arguments, examples)
     per_step = tokens_per_step(chosen, examples)
@@ -114,7 +116,6 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
 
 def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float) -> Any:
     """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
-    to_compute_type(assembled.model, dtype)
     if task.trainer is None:
         speed_up(assembled.model)
     return task.wrap(assembled.model, dtype, smoothing)
@@ -168,6 +169,12 @@ def quiet() -> None:
         python_logging.getLogger(name).addFilter(lambda record: record.levelno >= python_logging.ERROR)
     for module in ("peft", "torch", "transformers", "accelerate"):
         warnings.filterwarnings("ignore", module=module)
+
+
+def _rows_handed_on(stage: Stage) -> dict[str, int]:
+    """Return which rows a vocabulary stage added, where a whole model is left: it is the base of what comes next."""
+    rows = new_rows(stage.base) if stage.block.leaves == "model" else None
+    return {} if rows is None else {"old_size": rows.start, "new_size": rows.stop}
 
 
 def _losses(log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

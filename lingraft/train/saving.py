@@ -34,7 +34,11 @@ def save(model: Any, stage: Stage, examples: Examples, folder: Path, quantisatio
     """Write adapter or model, tokenizer and lineage into ``folder``, and check them. Errors: see `check_adapter`."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    if isinstance(model, PeftModel):
+    writer = next((t for t in stage.block.techniques if getattr(t, "writes", lambda _: False)(model)), None)
+    if writer is not None:
+        check_adapter(folder, writer.write(model, stage.base, folder))
+        write_lineage(folder, lineage(stage, quantisation))
+    elif isinstance(model, PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(stage.base)
         # 'auto' would add the whole embedding, or not, depending on what the Hub says of the base.
@@ -45,7 +49,7 @@ def save(model: Any, stage: Stage, examples: Examples, folder: Path, quantisatio
         check_adapter(folder, {name: _shape(name, t, bool(from_start)) for name, t in expected.items()})
         write_lineage(folder, lineage(stage, quantisation))
     else:
-        model.save_pretrained(folder)
+        model.float().save_pretrained(folder)  # frozen layers may have been held in a smaller type that is exact
     copy_tokenizer(stage.base, folder)
     if examples.template is not None:
         save_beside(examples.template, examples.tokenizer, folder)

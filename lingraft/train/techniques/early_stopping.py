@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ class EarlyStopping(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = True
+    leaves: ClassVar[Leaves] = "nothing"
 
     kind: Literal["early_stopping"] = "early_stopping"
     patience: int = Field(3, ge=1)

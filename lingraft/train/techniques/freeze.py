@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingraft.problems import refuse
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +26,7 @@ class Freeze(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "model"
 
     kind: Literal["freeze"] = "freeze"
     first: int = Field(0, ge=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ class Full(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "model"
 
     kind: Literal["full"] = "full"
 

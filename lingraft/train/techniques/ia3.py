@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 
 from lingraft.problems import refuse
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.lora import task_type
 from lingraft.train.techniques.targets import resolve
 
@@ -22,6 +22,7 @@ class Ia3(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "adapter"
 
     kind: Literal["ia3"] = "ia3"
     targets: list[str] | None = None

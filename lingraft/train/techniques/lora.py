@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingraft.problems import refuse
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.targets import ALL, resolve
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Lora(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "adapter"
 
     kind: Literal["lora", "rslora", "dora", "pissa"] = "lora"
     r: int = Field(16, ge=1)
@@ -61,7 +62,7 @@ class Lora(BaseModel):
             r=self.r, lora_alpha=self.alpha or 2 * self.r, lora_dropout=self.dropout,
             target_modules=resolve(model, self.targets), use_rslora=self.kind == "rslora",
             use_dora=self.kind == "dora", modules_to_save=self._saved(model) or None,
-            trainable_token_indices=self._rows(causal, setting),
+            trainable_token_indices=new_rows(causal, setting) if self.rows == "new" else None,
             ensure_weight_tying=bool(self.save) and self.tied == "keep" and is_tied(causal),
             task_type=task_type(causal),
         )  # fmt: skip
@@ -91,20 +92,6 @@ class Lora(BaseModel):
                        "name one of these")  # fmt: skip
         return list(self.save)
 
-    def _rows(self, model: Any, setting: Setting) -> dict[str, list[int]] | None:
-        if self.rows == "none":
-            return None
-        if setting.new_rows is None:
-            refuse("recipe-invalid", f"rows: new, but {setting.base} has no rows that a vocabulary stage added",
-                   "add a vocab: block, or set rows: none", setting.base)  # fmt: skip
-        indices = list(setting.new_rows)
-        if not indices:
-            return None
-        layers = [model.get_input_embeddings()] if is_tied(model) else [
-            model.get_input_embeddings(), model.get_output_embeddings()]  # fmt: skip
-        names = {id(module): name for name, module in model.named_modules()}
-        return {names[id(layer)]: indices for layer in layers}
-
 
 def _keep_start(model: Any, folder: Path) -> None:
     """Save the adapter as it begins: what is trained is told from it, as a LoRA of twice the rank on the true base."""
@@ -112,6 +99,23 @@ def _keep_start(model: Any, folder: Path) -> None:
     kind, config.init_lora_weights = config.init_lora_weights, True
     model.save_pretrained(folder, save_embedding_layers=False)
     config.init_lora_weights = kind
+
+
+def new_rows(model: Any, setting: Setting) -> dict[str, list[int]] | None:
+    """Return the rows that the vocabulary stage added, by layer: the embedding's, and an untied head's.
+
+    None where it added none. Error: `recipe-invalid` where there was no such stage.
+    """
+    if setting.new_rows is None:
+        refuse("recipe-invalid", f"rows: new, but {setting.base} has no rows that a vocabulary stage added",
+               "add a vocab: block, or set rows: none", setting.base)  # fmt: skip
+    indices = list(setting.new_rows)
+    if not indices:
+        return None
+    layers = [model.get_input_embeddings()] if is_tied(model) else [
+        model.get_input_embeddings(), model.get_output_embeddings()]  # fmt: skip
+    names = {id(module): name for name, module in model.named_modules()}
+    return {names[id(layer)]: indices for layer in layers}
 
 
 def is_tied(model: Any) -> bool:

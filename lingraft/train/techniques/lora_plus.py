@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingraft.problems import refuse
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +20,7 @@ class LoraPlus(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "nothing"
 
     kind: Literal["lora_plus"] = "lora_plus"
     ratio: float = Field(16.0, ge=1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.lora import task_type
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Prompt(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "live"
 
     kind: Literal["prompt", "prefix"] = "prompt"
     tokens: int = Field(20, ge=1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingraft.problems import refuse
-from lingraft.train.techniques import Setting, Tuning
+from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.lora import Lora
 from lingraft.train.techniques.targets import ALL, linear_layers
 
@@ -28,6 +28,7 @@ class Qlora(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     needs_validation: ClassVar[bool] = False
+    leaves: ClassVar[Leaves] = "adapter"
 
     kind: Literal["qlora"] = "qlora"
     quantisation: Literal["nf4", "fp4", "int8"] = "nf4"
