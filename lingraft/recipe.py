@@ -76,6 +76,7 @@ class Training(Data):
     trainer: dict[str, Any] = {}
     minutes: float | None = Field(None, gt=0)  # scale the number of steps to this time, by measured speed
     continue_: str | None = Field(None, alias="continue")
+    samples: int = Field(2, ge=0)  # validation prompts answered, and written down, at each evaluation
 
     @field_validator("techniques")
     @classmethod
@@ -346,6 +347,7 @@ def _siblings(loc: tuple[Any, ...]) -> list[str]:
 def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None) -> None:
     if not trainer:
         return
+    _check_trackers(trainer, stage, findings)
     from dataclasses import fields
 
     from transformers import TrainingArguments
@@ -360,10 +362,24 @@ def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, p
                              f"argument{hint}", f"mend {stage}.trainer.{key} in the recipe", path)  # fmt: skip
 
 
+def _check_trackers(trainer: Mapping[str, Any], stage: str, findings: Findings) -> None:
+    from lingraft.train import trackers
+
+    try:
+        trackers.require(trainer, stage)
+    except Refusal as refusal:
+        findings.absorb(refusal)
+
+
 def _check_techniques(block: Training, stage: str, findings: Findings, path: Path | None) -> None:
     needs = [t.kind for t in block.techniques if getattr(t, "needs_validation", False)]
-    if block.trainer.get("load_best_model_at_end"):
-        needs.append("trainer.load_best_model_at_end")
+    best = ("load_best_model_at_end", "metric_for_best_model")
+    needs += [f"trainer.{key}" for key in best if block.trainer.get(key)]
+    if str(block.trainer.get("eval_strategy", "no")) != "no":
+        needs.append("trainer.eval_strategy")
+    if needs and any(t.kind == "average" for t in block.techniques) and "trainer.eval_strategy" not in needs:
+        findings.problem("recipe-invalid", f"{stage}.techniques: average and {needs[0]} both decide which weights "
+                         "are kept", "keep one of them", path)  # fmt: skip
     if needs and block.validation is None:
         findings.problem("recipe-invalid", f"{stage}.validation: {needs[0]} needs validation data",
                          f"add `validation: 0.02` (a share or a path) to {stage}", path)  # fmt: skip

@@ -6,6 +6,7 @@ person would have to look up are filled in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import torch
 from transformers import TrainingArguments
 
 from lingraft.problems import refuse
+from lingraft.train.distributed import group
 from lingraft.train.stage import Examples, Stage
 
 _STEP_TOKENS = 2048  # tokens an update sees, unless the recipe gives batch sizes
 _STEP_TOKENS_SHORT = 512  # the same where minutes bound the run: many small updates beat few large ones
 _SHORT_MINUTES = 10
 _BATCH_TOKENS = 1024  # tokens computed at once on a CPU: beyond this memory grows and speed does not
+_WSD_DECAY = 0.1  # share of the steps; Hu et al. 2024, arXiv:2404.06395, section 4.2
 _EPOCHS_WITH_MINUTES = 4  # a small corpus is not repeated more often than this to fill the time
 
 
@@ -36,7 +39,7 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
     blocks = max(1, min(wanted, _BATCH_TOKENS) // length)
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": blocks,
-        "gradient_accumulation_steps": max(1, wanted // (blocks * length)),
+        "gradient_accumulation_steps": max(1, wanted // (blocks * length * group.size())),
         "num_train_epochs": _EPOCHS_WITH_MINUTES if stage.block.minutes else 1,
         "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "logging_steps": 1, "report_to": "none",
         "per_device_eval_batch_size": 1, "save_total_limit": 2, "save_strategy": "no",
@@ -66,6 +69,16 @@ def finish(arguments: Mapping[str, Any], max_steps: int | None, name: str) -> Tr
         refuse("recipe-invalid", f"{name}.trainer: {str(error).splitlines()[0]}", f"mend {name}.trainer")
 
 
+def scheduled(arguments: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    """Return the arguments with what a schedule needs to know of the run: WSD ends with a decay over a tenth of it."""
+    kind = str(arguments.get("lr_scheduler_type"))
+    if kind not in ("wsd", "warmup_stable_decay"):
+        return dict(arguments)
+    given = arguments.get("lr_scheduler_kwargs") or {}
+    return {**arguments, "lr_scheduler_type": "warmup_stable_decay",
+            "lr_scheduler_kwargs": {"num_decay_steps": max(1, round(_WSD_DECAY * steps)), **given}}  # fmt: skip
+
+
 def smoothing_of(chosen: Mapping[str, Any]) -> float:
     """Return the recipe's label smoothing."""
     return float(chosen.get("label_smoothing_factor", 0.0))
@@ -84,5 +97,5 @@ def keeps_own_pace(arguments: Mapping[str, Any]) -> bool:
 
 
 def log_path(stage: Stage) -> Path:
-    """Return where a stage's log rows go."""
-    return stage.work / "log.jsonl"
+    """Return where a stage's log rows go; of several processes one writes them."""
+    return stage.work / "log.jsonl" if group.leads() else Path(os.devnull)

@@ -8,6 +8,7 @@ under the names of the model, so that every technique resumes the same way.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -19,12 +20,18 @@ from blake3 import blake3
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerState
 
+from lingraft.output import write_json
 from lingraft.problems import Findings, refuse
+from lingraft.train.distributed import group, whole
+from lingraft.train.kept import check_written, restore_kept, save_kept
+from lingraft.train.techniques import Tuning
 
 TRAINED = "trained.safetensors"
 DIGESTS = "digests.json"
 _STATE = "trainer_state.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")
+_LASTING = {TRAINED, _STATE}  # what an old checkpoint keeps
+_WHOLE = 2  # checkpoints to resume from: the newest, and the one before should it be damaged
 
 
 if TYPE_CHECKING:
@@ -37,13 +44,17 @@ class Atomic(_Base):  # type: ignore[misc]
     """What a Trainer is given here: atomic checkpoints, learning rates by parameter, and a stop at NaN.
 
     Stands before transformers' Trainer, or one of trl's, in a class's bases.
-    ``rates`` is each trained parameter's multiple of the learning rate; ``name_of`` says which texts a batch holds.
+    ``rates`` is each trained parameter's multiple of the learning rate; ``describe`` says which texts a batch holds;
+    ``tuning`` brings the techniques' penalties and what checkpoints must hold for them.
     """
 
-    def __init__(self, *args: Any, rates: dict[str, float], describe: Any = None, **more: Any) -> None:
+    def __init__(self, *args: Any, rates: dict[str, float], describe: Any = None, tuning: Tuning | None = None,
+                 **more: Any) -> None:  # fmt: skip
         super().__init__(*args, **more)
         self.rates = rates
         self.describe = describe
+        self.tuning = tuning or Tuning()
+        self._batch: Any = None
         self._folder: str | None = None
 
     def create_optimizer(self, model: Any = None) -> Any:
@@ -66,28 +77,60 @@ class Atomic(_Base):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Take one step; a loss or gradient that is not finite is `training-diverged`, naming the batch."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            what = f", on the batch that begins {self.describe(inputs)}" if self.describe else ""
-            refuse("training-diverged", f"the loss is {float(loss)} at step {self.state.global_step + 1}{what}",
+        self._batch = inputs
+        if self.tuning.penalties:
+            penalty = torch.stack([penalise(self.model) for penalise in self.tuning.penalties]).sum()
+            self.accelerator.backward(penalty / self.current_gradient_accumulation_steps)
+        bad = not torch.isfinite(loss)
+        if group.anywhere(bad):
+            what = self._named(inputs)
+            value, what = next(told for told in group.everybodys((float(loss), what) if bad else None) if told)
+            refuse("training-diverged", f"the loss is {value} at step {self.state.global_step + 1}{what}",
                    "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
                    self.args.output_dir)  # fmt: skip
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip; a gradient that is not finite never reaches the weights, and its batch is named."""
+        norm = super()._clip_grad_norm(model)
+        if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(float(norm)):
+            what = self._named(self._batch)
+            refuse("training-diverged", f"the gradient is {float(norm)} at step {self.state.global_step + 1}{what}",
+                   "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
+                   self.args.output_dir)  # fmt: skip
+        return norm
+
+    def _named(self, inputs: Any) -> str:
+        return f", on the batch that begins {self.describe(inputs)}" if self.describe and inputs is not None else ""
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        try:
+            return bool(super()._determine_best_metric(metrics, trial))
+        except KeyError:
+            there = sorted(name.removeprefix("eval_") for name in metrics)
+            refuse("recipe-invalid", f"trainer.metric_for_best_model: {self.args.metric_for_best_model} is not what "
+                   f"evaluation gives: {', '.join(there)}", "name one of these")  # fmt: skip
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._folder or super()._get_output_dir(trial)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        trained = {n: p.detach().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
-        save_file(trained, folder / TRAINED)
+        trained = whole.trained(self.model)
+        if group.leads():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(trained, folder / TRAINED)
+            save_kept(self.tuning.keeps, folder)
+            check_written(folder / TRAINED, trained)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         home = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
-        beside = home / f".partial-{os.getpid()}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        beside = home / f".partial-{group.tell(os.getpid())}"
+        if group.leads():
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        group.wait()
         self._folder = str(beside)
         try:
             super()._save_checkpoint(model, trial)
@@ -95,15 +138,19 @@ class Atomic(_Base):  # type: ignore[misc]
             self._folder = None
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(home / f"checkpoint-{self.state.best_global_step}")
-        self.state.save_to_json(str(beside / name / _STATE))
-        seal(beside / name)
-        shutil.rmtree(home / name, ignore_errors=True)
-        (beside / name).replace(home / name)
-        shutil.rmtree(beside, ignore_errors=True)
-        retire(home, self.args.save_total_limit or 2, self.state.best_global_step)
+        group.wait()
+        if group.leads():
+            self.state.save_to_json(str(beside / name / _STATE))
+            seal(beside / name)
+            shutil.rmtree(home / name, ignore_errors=True)
+            (beside / name).replace(home / name)
+            shutil.rmtree(beside, ignore_errors=True)
+            retire(home, self.args.save_total_limit or 2, self.state.best_global_step)
+        group.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+        restore_kept(self.tuning.keeps, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
@@ -119,18 +166,16 @@ def load_trained(model: Any, checkpoint: Path) -> None:
     """Put a checkpoint's trained parameters into the model. Error: `checkpoint-damaged` where they do not fit."""
     found = load_file(checkpoint / TRAINED)
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    wrong = set(found) ^ set(wanted) or {n for n in found if found[n].shape != wanted[n].shape}
+    wrong = set(found) ^ set(wanted) or {n for n in found if found[n].shape != whole.shape(wanted[n])}
     if wrong:
         refuse("checkpoint-damaged", f"{checkpoint} is of another model or technique ({min(wrong)})",
                f"remove {checkpoint.parent} to begin anew", checkpoint)  # fmt: skip
-    with torch.no_grad():
-        for name, value in found.items():
-            wanted[name].copy_(value)
+    whole.put(model, found)
 
 
 def seal(checkpoint: Path) -> None:
     """Write the digests of all files of a checkpoint, to the disk itself."""
-    digests = {p.name: _digest(p) for p in sorted(checkpoint.iterdir()) if p.is_file()}
+    digests = {str(p.relative_to(checkpoint)): _digest(p) for p in sorted(checkpoint.rglob("*")) if p.is_file()}
     with (checkpoint / DIGESTS).open("w") as file:
         json.dump(digests, file)
         file.flush()
@@ -147,8 +192,13 @@ def intact(checkpoint: Path) -> bool:
 
 
 def latest(home: Path, findings: Findings) -> Path | None:
-    """Return the newest intact checkpoint, warning (`checkpoint-damaged`) of each newer one that is not."""
+    """Return the newest intact checkpoint to resume from; each newer one that is damaged is told and removed.
+
+    Warning: `checkpoint-damaged`.
+    """
     for checkpoint in _newest_first(home):
+        if not resumable(checkpoint):
+            continue
         if intact(checkpoint):
             return checkpoint
         findings.warn("checkpoint-damaged", f"{checkpoint} fails its digests; the one before it is used",
@@ -163,10 +213,29 @@ def state_of(checkpoint: Path) -> TrainerState:
 
 
 def retire(home: Path, keep: int, best: int | None) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the best."""
-    for checkpoint in _newest_first(home)[keep:]:
-        if best is None or checkpoint.name != f"checkpoint-{best}":
+    """Keep the newest ``keep`` checkpoints and the best; of all but the newest two, the trained weights alone."""
+    for number, checkpoint in enumerate(_newest_first(home)):
+        if number >= max(keep, 1) and (best is None or checkpoint.name != f"checkpoint-{best}"):
             shutil.rmtree(checkpoint)
+        elif number >= _WHOLE:
+            _strip(checkpoint)
+
+
+def resumable(checkpoint: Path) -> bool:
+    """Tell whether a checkpoint still has what resuming needs; one without digests counts, so that it is told."""
+    try:
+        return not set(json.loads((checkpoint / DIGESTS).read_text())) <= _LASTING
+    except (OSError, ValueError):
+        return True
+
+
+def _strip(checkpoint: Path) -> None:
+    """Remove what only resuming needs; the digests go first, so that a kill in between leaves no damage."""
+    digests = json.loads((checkpoint / DIGESTS).read_text())
+    write_json(checkpoint / DIGESTS, {name: digest for name, digest in digests.items() if name in _LASTING})
+    for path in checkpoint.iterdir():
+        if path.name not in {*_LASTING, DIGESTS}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _newest_first(home: Path) -> list[Path]:

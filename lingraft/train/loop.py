@@ -17,17 +17,23 @@ from transformers import PrinterCallback, set_seed
 from lingraft.models import fastest_dtype
 from lingraft.output import output_directory
 from lingraft.progress import track
+from lingraft.recipe import Distributed
 from lingraft.train import arguments as arguments_of
-from lingraft.train import pace
+from lingraft.train import liger, pace, trackers
 from lingraft.train.assemble import Assembled, assemble, new_rows, rates_of, to_compute_type, with_recipe
 from lingraft.train.checkpoints import LingraftTrainer, latest, state_of
+from lingraft.train.distributed import group, sharded, strategy, whole
+from lingraft.train.distributed.even import Even
+from lingraft.train.distributed.trainer import SpreadTrainer
 from lingraft.train.language import LANGUAGE
 from lingraft.train.linear import speed_up
+from lingraft.train.samples import Samples, prompts_of
 from lingraft.train.saving import save
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.task import Task
 from lingraft.train.watch import Watch, read_log, trim_log
 
+SAMPLES = "samples.jsonl"  # in the stage's work folder
 _SAVE_SECONDS = 30.0  # work lost at most when a short run (`minutes`) is killed
 _SAVE_SECONDS_LONG = 300.0
 
@@ -51,15 +57,18 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
     """
     started = time.monotonic()
     quiet()
-    checkpoint = latest(stage.work / "checkpoints", stage.findings)
+    checkpoint = group.tell(latest(stage.work / "checkpoints", stage.findings) if group.leads() else None)
     done = 0 if checkpoint is None else state_of(checkpoint).global_step
     with prepared(stage, examples, started, done) as ready:
         trainer = ready.trainer
         begun = time.monotonic()
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         trained = time.monotonic() - begun
+        model = whole.unsharded(ready.model, lambda: _again(stage, examples))
+        if not group.leads():
+            return {}
         with output_directory(stage.out, overwrite=True) as folder:
-            save(ready.model, stage, examples, folder, quantisation_of(stage))
+            save(model, stage, examples, folder, quantisation_of(stage))
     steps = trainer.state.global_step
     return {
         "adapter": str(stage.out),
@@ -80,45 +89,83 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
 @contextmanager
 def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) -> Any:
     """Yield a Trainer for the stage, inside its progress bar; ``done`` steps were taken by an earlier run."""
-    stage.work.mkdir(parents=True, exist_ok=True)
-    trim_log(arguments_of.log_path(stage), done)
+    if group.leads():
+        stage.work.mkdir(parents=True, exist_ok=True)
+        trim_log(arguments_of.log_path(stage), done)
+        trim_log(stage.work / SAMPLES, done)
+    group.wait()
     set_seed(stage.seed)
-    task = examples.task or LANGUAGE
-    assembled = assemble(stage, examples.tokenizer, task.load)
+    task, spread = examples.task or LANGUAGE, strategy.of(stage)
+    assembled = assemble(strategy.own_scratch(stage), examples.tokenizer, task.load)
     tuning = with_recipe(assembled.tuning, stage.block.trainer)
     known = pace.recall(stage.work)
+    strategy.require_same(stage.work, known is not None)
     dtype = getattr(torch, known.dtype) if known else arguments_of.type_of(tuning.arguments) or fastest_dtype()
+    dtype = group.tell(dtype)
     to_compute_type(assembled.model, dtype, exactly=stage.block.leaves == "model")
-    model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments))
+    model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments), spread)
     chosen = arguments_of.build(stage, tuning.arguments, examples)
     per_step = tokens_per_step(chosen, examples)
-    decision = known or decide(stage, chosen, examples, model, dtype, started)
-    pace.remember(stage.work, decision)
-    total = per_step * (decision.max_steps or total_steps(chosen, examples))
+    decision = group.tell(known or decide(stage, chosen, examples, model, dtype, started))
+    if group.leads():
+        pace.remember(stage.work, decision)
+    steps = decision.max_steps or total_steps(chosen, examples)
+    chosen = arguments_of.scheduled(liger.apply(assembled.model, chosen, stage.name), steps)
+    total = per_step * steps
     every = float("inf") if arguments_of.keeps_own_pace(chosen) else (
         _SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)  # fmt: skip
-    with track(stage.name, total - done * per_step, "tokens") as advance:
+    with (trackers.environment(chosen, stage.work),
+          track(stage.name, total - done * per_step, "tokens") as advance):  # fmt: skip
         watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
-        more: dict[str, Any] = {"callbacks": [watch, *assembled.tuning.callbacks],
-                                "rates": rates_of(assembled.model, assembled.tuning)}  # fmt: skip
+        more: dict[str, Any] = {"callbacks": [watch, *assembled.tuning.callbacks, *_samples(stage, examples, dtype)],
+                                "rates": rates_of(assembled.model, assembled.tuning),
+                                "tuning": assembled.tuning}  # fmt: skip
+        if spread is not None:
+            chosen |= strategy.arguments(spread, chosen)
+            if spread.kind == "fsdp":
+                sharded.shard(model)
         if task.trainer is not None:
-            steps = {} if decision.max_steps is None else {"max_steps": decision.max_steps}
-            trainer = task.trainer(model, {**chosen, **steps}, examples, dtype, **more)
+            bound = {} if decision.max_steps is None else {"max_steps": decision.max_steps}
+            trainer = task.trainer(model, {**chosen, **bound}, examples, dtype, **more)
         else:
-            trainer = LingraftTrainer(
+            kind, data = LingraftTrainer, examples.train
+            if spread is not None:
+                kind, more = SpreadTrainer, {**more, "spread": spread}
+                data = Even(data, chosen["per_device_train_batch_size"] * group.size()) if task is LANGUAGE else data
+            trainer = kind(
                 model=model, args=arguments_of.finish(chosen, decision.max_steps, stage.name),
-                train_dataset=examples.train, eval_dataset=examples.validation, data_collator=task.collate,
+                train_dataset=data, eval_dataset=examples.validation, data_collator=task.collate,
                 compute_metrics=task.metrics, describe=lambda batch: _beginning(batch, examples), **more,
             )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         yield Prepared(trainer, assembled.model, per_step, decision.dtype)
 
 
-def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float) -> Any:
+def _samples(stage: Stage, examples: Examples, dtype: torch.dtype) -> list[Samples]:
+    """Return what writes sample answers at each evaluation; nothing where there is nothing to ask."""
+    prompts = prompts_of(examples.validation, examples.tokenizer, stage.block.samples)
+    if not prompts or group.size() > 1:
+        return []
+    return [Samples(stage.work / SAMPLES, prompts, examples.tokenizer, dtype)]
+
+
+def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float,
+         spread: Distributed | None = None) -> Any:  # fmt: skip
     """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
-    if task.trainer is None:
+    gathers = spread is not None and strategy.gathers_by_module(spread)
+    if task.trainer is None and not gathers:
         speed_up(assembled.model)
-    return task.wrap(assembled.model, dtype, smoothing)
+    wrapped = task.wrap(assembled.model, dtype, smoothing)
+    if gathers and task is LANGUAGE:
+        wrapped.short_head = False
+    return wrapped
+
+
+def _again(stage: Stage, examples: Examples) -> Any:
+    """Build a stage's model once more as it began."""
+    strategy.forget()
+    set_seed(stage.seed)
+    return assemble(stage, examples.tokenizer, (examples.task or LANGUAGE).load).model
 
 
 def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Any,
@@ -143,7 +190,7 @@ def quantisation_of(stage: Stage) -> Mapping[str, Any] | None:
 
 def tokens_per_step(chosen: Mapping[str, Any], examples: Examples) -> float:
     """Return how many tokens an update sees on average."""
-    blocks = chosen["per_device_train_batch_size"] * chosen["gradient_accumulation_steps"]
+    blocks = chosen["per_device_train_batch_size"] * chosen["gradient_accumulation_steps"] * group.size()
     return float(examples.train.stats["tokens"] / len(examples.train) * min(blocks, len(examples.train)))
 
 
@@ -151,7 +198,7 @@ def total_steps(chosen: Mapping[str, Any], examples: Examples) -> int:
     """Return how many updates the epochs come to."""
     if chosen.get("max_steps", -1) > 0:
         return int(chosen["max_steps"])
-    batches = -(-len(examples.train) // chosen["per_device_train_batch_size"])
+    batches = -(-len(examples.train) // (chosen["per_device_train_batch_size"] * group.size()))
     per_epoch = -(-batches // chosen["gradient_accumulation_steps"])
     return max(1, int(-(-per_epoch * chosen["num_train_epochs"] // 1)))
 

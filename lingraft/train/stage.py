@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingraft.problems import Findings
-from lingraft.recipe import Training
+from lingraft.recipe import Distributed, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,7 @@ class Stage:
     seed: int = 42
     recipe: Mapping[str, Any] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    distributed: Distributed | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from lingraft.problems import refuse
 from lingraft.progress import Advance
+from lingraft.train.distributed import group
 
 _LOGGED = ("loss", "learning_rate", "grad_norm", "eval_loss", "eval_accuracy", "eval_macro_f1")
 
@@ -31,17 +32,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, **more: Any) -> None:
         """Stop before a gradient that is not finite could spoil weights and optimizer."""
-        for group in more["optimizer"].param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and not math.isfinite(float(parameter.grad.sum())):
-                    message = f"a gradient is not finite at step {state.global_step + 1}"
-                    remedy = "lower trainer.learning_rate; the last good checkpoint is kept"
-                    refuse("training-diverged", message, remedy, args.output_dir)
+        if group.anywhere(any(_spoilt(p.grad) for g in more["optimizer"].param_groups for p in g["params"])):
+            message = f"a gradient is not finite at step {state.global_step + 1}"
+            remedy = "lower trainer.learning_rate; the last good checkpoint is kept"
+            refuse("training-diverged", message, remedy, args.output_dir)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> Any:  # noqa: ARG002
         """Ask for a checkpoint when one is due, and after the last step."""
         self.advance(self.tokens_per_step)
-        due = time.monotonic() - self.saved >= self.every or state.global_step >= state.max_steps
+        due = group.tell(time.monotonic() - self.saved >= self.every) or state.global_step >= state.max_steps
         if due and not args.save_only_model:
             control.should_save = True
         return control
@@ -60,6 +59,14 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         row = {"step": state.global_step, **kept, "tokens": tokens, "seconds": round(seconds, 2)}
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _spoilt(gradient: Any) -> bool:
+    """Tell whether a gradient, or this process's part of it, holds NaN or Inf."""
+    if gradient is None:
+        return False
+    here = gradient.to_local() if hasattr(gradient, "to_local") else gradient
+    return not math.isfinite(float(here.sum()))
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
