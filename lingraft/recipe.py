@@ -377,8 +377,9 @@ def _check_techniques(block: Training, stage: str, findings: Findings, path: Pat
     needs += [f"trainer.{key}" for key in best if block.trainer.get(key)]
     if str(block.trainer.get("eval_strategy", "no")) != "no":
         needs.append("trainer.eval_strategy")
-    if needs and any(t.kind == "average" for t in block.techniques) and "trainer.eval_strategy" not in needs:
-        findings.problem("recipe-invalid", f"{stage}.techniques: average and {needs[0]} both decide which weights "
+    best_kept = [name for name in needs if name != "trainer.eval_strategy"]
+    if best_kept and any(t.kind == "average" for t in block.techniques):
+        findings.problem("recipe-invalid", f"{stage}.techniques: average and {best_kept[0]} both decide which weights "
                          "are kept", "keep one of them", path)  # fmt: skip
     if needs and block.validation is None:
         findings.problem("recipe-invalid", f"{stage}.validation: {needs[0]} needs validation data",

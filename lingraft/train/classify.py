@@ -13,6 +13,7 @@ from lingraft.models import load_tokenizer
 from lingraft.problems import refuse
 from lingraft.recipe import Classify, resolve
 from lingraft.train.classified import Texts, balanced, task_of
+from lingraft.train.contradictions import contradictions
 from lingraft.train.loop import train
 from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage
@@ -59,7 +60,7 @@ def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, leng
         "rows_in": len(items), "rows_out": len(ids), "tokens": tokens, "supervised_tokens": len(ids),
         "length": length,
         "classes": dict(zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)),
-        "padding_share": 0.0,
+        "padding_share": 0.0, "contradictions": contradictions((i.text, i.label, i.source) for i in items),
         "examples": [f"{item.text} ⟦{item.label}⟧" for item in items[:5]],
     }  # fmt: skip
     return Texts(tuple(map(tuple, ids)), classes, stats)

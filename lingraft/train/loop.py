@@ -22,6 +22,7 @@ from lingraft.train import arguments as arguments_of
 from lingraft.train import liger, pace, trackers
 from lingraft.train.assemble import Assembled, assemble, new_rows, rates_of, to_compute_type, with_recipe
 from lingraft.train.checkpoints import LingraftTrainer, latest, state_of
+from lingraft.train.diagnose import diagnose
 from lingraft.train.distributed import group, sharded, strategy, whole
 from lingraft.train.distributed.even import Even
 from lingraft.train.distributed.trainer import SpreadTrainer
@@ -52,8 +53,8 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
     """Train a stage to its end, from its last checkpoint where there is one, and write its output.
 
     Returns {"adapter", "steps", "tokens", "supervised_tokens", "loss_first", "loss_last", "validation" (the last
-    evaluation's figures, or None), "seconds", "tokens_per_second", "dtype", "data", "log"}. Errors:
-    `recipe-invalid`, `training-diverged`, `checkpoint-damaged`, and what saving and techniques refuse.
+    evaluation's figures, or None), "diagnosis" (what the log says in words), "samples", "seconds",
+    "tokens_per_second", "dtype", "data", "log"}. Errors: `recipe-invalid`, `training-diverged`, `checkpoint-damaged`, and what saving and techniques refuse.
     """
     started = time.monotonic()
     quiet()
@@ -82,6 +83,8 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
         "dtype": ready.dtype,
         "data": examples.train.stats,
         "log": read_log(arguments_of.log_path(stage)),
+        "diagnosis": [d.as_json() for d in diagnose(read_log(arguments_of.log_path(stage)), examples.train.stats)],
+        "samples": read_log(stage.work / SAMPLES),
         **_rows_handed_on(stage),
     }
 

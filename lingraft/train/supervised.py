@@ -107,7 +107,8 @@ class Supervised(nn.Module):
 def choose_ways(model: Supervised) -> tuple[bool, bool]:
     """Try the short head and our attention on a few tokens; return which of them give the model's own numbers.
 
-    Error: `config-mismatch` where not even transformers' own attention keeps packed texts apart.
+    A kernel that the recipe chose stays; so does the model's own where ours cannot do what training asks of it
+    (dropout). Error: `config-mismatch` where not even transformers' own attention keeps packed texts apart.
     """
     from lingraft.problems import refuse
 
@@ -116,10 +117,13 @@ def choose_ways(model: Supervised) -> tuple[bool, bool]:
     model.eval()
     own = True
     with torch.no_grad():
-        causal.set_attn_implementation(attention.register())
-        if not _apart(model):
+        chosen = getattr(causal, "lingraft_keeps_attention", False)
+        if not chosen:
+            causal.set_attn_implementation(attention.register())
+        if chosen or not (_apart(model) and _trains(model)):
             own = False
-            causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
+            if not chosen:
+                causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
             if not _apart(model):
                 refuse("config-mismatch", f"{type(causal).__name__} does not keep packed texts apart",
                        "choose a decoder whose attention honours position_ids")  # fmt: skip
@@ -138,6 +142,22 @@ def _apart(model: Supervised) -> bool:
     except (NotImplementedError, AttributeError, TypeError, KeyError):
         return False
     return _close(both[:, 5:], alone)
+
+
+def _trains(model: Supervised) -> bool:
+    """Tell whether our attention takes what it is given in training: GPT-2 drops attention out then."""
+    random = torch.get_rng_state()
+    model.train()
+    try:
+        ids = _tokens(model, 0, 5)
+        with torch.autocast(ids.device.type, model.dtype, enabled=model.dtype != torch.float32):
+            model.hidden(ids, torch.arange(5, device=ids.device)[None])
+    except NotImplementedError:
+        return False
+    finally:
+        model.eval()
+        torch.set_rng_state(random)
+    return True
 
 
 def _same_loss(model: Supervised) -> bool:

@@ -84,5 +84,7 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 def trim_log(log: Path, step: int) -> None:
     """Drop rows beyond ``step``: a resumed run takes those steps again."""
+    if not log.is_file():
+        return
     kept = [row for row in read_log(log) if row["step"] <= step]
     log.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
