@@ -122,15 +122,15 @@ def load(
     return model.eval(), load_tokenizer(tokenizer_home)
 
 
-def load_base(path: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a causal language model from a local directory or a GGUF file."""
+def load_base(path: Path, dtype: torch.dtype | None = None, **more: Any) -> PreTrainedModel:
+    """Load a causal language model from a local directory; ``more`` goes to `from_pretrained`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     require_causal(path)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or fastest_dtype())
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or fastest_dtype(), **more)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         refuse("config-mismatch", f"{path} cannot be loaded as a causal language model: {_first_line(error)}",
                "run `lingraft inspect` on it", path)  # fmt: skip
@@ -145,7 +145,10 @@ def attach(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     from lingraft.merge.lineage import adapter_rows
+    from lingraft.train import bottlenecks
 
+    if (config := bottlenecks.config_of(adapter)) is not None:
+        return bottlenecks.read(model, adapter, config)
     rows = adapter_rows(adapter)
     if rows is not None and rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)

@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 
 from lingraft import __version__
-from lingraft.cli import models, recipes, vocab, weights
+from lingraft.cli import models, recipes, use, vocab, weights
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Teach an open-weight language model a new language or domain, and get the weights right.",
 )  # fmt: skip
-for room in (recipes, models, vocab, weights):
+for room in (recipes, models, vocab, weights, use):
     app.add_typer(room.app)
 
 

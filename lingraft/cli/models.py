@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -92,23 +90,3 @@ def evaluate(
         return table(result)
 
     answer(call, json_out, allow, show)
-
-
-@app.command()
-def chat(
-    model: str,
-    base: Base = None,
-    adapters: Adapters = [],
-    system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
-) -> None:
-    """Talk with a model in the terminal."""
-
-    def call(_: Findings) -> Answer:
-        from lingraft.serve.chat import chat as talk
-
-        sys.stdout = sys.__stdout__
-        talk(model, base, adapters, system)
-        return {}
-
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    answer(call, False, [])
