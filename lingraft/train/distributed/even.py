@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from lingraft.data.tokens import IGNORED
+from lingraft.train.supervised import IGNORED
 
 Item = dict[str, list[int]]
 _EMPTY: Item = {"input_ids": [0], "labels": [IGNORED], "position_ids": [0]}
