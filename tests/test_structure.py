@@ -10,7 +10,7 @@ import lingraft
 ROOT = Path(lingraft.__file__).parent
 ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
          "quickstart")  # fmt: skip
-FOUNDATION = {"problems", "output", "progress"}
+FOUNDATION = {"problems", "output", "progress", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
     "weights": set(),

@@ -2,7 +2,7 @@
 
     answer.py    exit codes, JSON, shared options       recipes.py   quickstart, new, check, run, the stages
     weights.py   inspect, merge, verify, convert, …     models.py    plan, evaluate, chat
-    vocab.py     vocab
+    vocab.py     vocab                                  deploy.py    export, push
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Annotated
 import typer
 
 from lingraft import __version__
-from lingraft.cli import models, recipes, use, vocab, weights
+from lingraft.cli import deploy, models, recipes, studio, use, vocab, weights
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Teach an open-weight language model a new language or domain, and get the weights right.",
 )  # fmt: skip
-for room in (recipes, models, vocab, weights, use):
+for room in (recipes, models, vocab, weights, studio, use, deploy):
     app.add_typer(room.app)
 
 

@@ -1,0 +1,66 @@
+"""Templates in two languages: "{0} does not exist" → "{0} 不存在", and how a finished text finds its template.
+
+A text matches a template when its literal parts appear in order; of several, the one with the most literal characters
+wins. What stands in a hole is translated too where it is itself a sentence of the catalogue (a reason inside a
+message), and else stays as it is: a path, a tensor's name, a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+HOLE = re.compile(r"\{\d+\}")
+DEPTH = 3  # sentences inside sentences
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """English templates and what they become."""
+
+    entries: Mapping[str, str]
+
+    @cached_property
+    def _with_holes(self) -> list[tuple[str, list[str]]]:
+        """The templates that have holes with their literal parts, those with the most literal text first."""
+        split = [(template, HOLE.split(template)) for template in self.entries if HOLE.search(template)]
+        return sorted(split, key=lambda item: -sum(map(len, item[1])))
+
+    def translate(self, text: str, depth: int = DEPTH) -> str:
+        """Return ``text`` in the other language, or itself."""
+        known = self.entries.get(text)
+        if known is not None or not depth:
+            return known or text
+        for template, parts in self._with_holes:
+            values = _holes(text, parts)
+            if values is not None:
+                return _filled(self.entries[template], [self._inner(value, depth) for value in values])
+        return text
+
+    def _inner(self, value: str, depth: int) -> str:
+        return self.translate(value, depth - 1) if " " in value.strip() else value
+
+
+def _holes(text: str, parts: list[str]) -> list[str] | None:
+    """Return what stands between a template's literal parts in a text, or None where it does not fit."""
+    if not (text.startswith(parts[0]) and text.endswith(parts[-1]) and all(part in text for part in parts)):
+        return None
+    found = re.fullmatch("(.+?)".join(map(re.escape, parts)), text, re.DOTALL)
+    return list(found.groups()) if found else None
+
+
+def _filled(template: str, values: list[str]) -> str:
+    return HOLE.sub(lambda hole: values[int(hole[0][1:-1])], template)
+
+
+@cache
+def shipped() -> Catalogue:
+    """Return the catalogue that comes with lingraft."""
+    entries: dict[str, str] = {}
+    for file in sorted((Path(__file__).parent / "zh").glob("*.json")):
+        entries |= json.loads(file.read_text(encoding="utf-8"))
+    return Catalogue(entries)

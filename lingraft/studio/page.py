@@ -1,0 +1,51 @@
+"""The page put together: name and language above, four tabs below, each built by its own file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from lingraft.language import language
+from lingraft.studio import chat, runs, vocabulary, weights
+from lingraft.studio.words import CHOICES, Both, Words
+
+STYLE = Path(__file__).with_name("look.css")
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
+         "Noto Sans CJK SC", "Noto Sans SC", "sans-serif")  # fmt: skip
+MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
+PAGES = (("runs", Both("Runs", "训练"), runs.page), ("weights", Both("Weights", "权重"), weights.page),
+         ("vocabulary", Both("Vocabulary", "词表"), vocabulary.page),
+         ("chat", Both("Chat", "对话"), chat.page))  # fmt: skip
+KEY = "lingraft-language"
+# What was chosen before, else Chinese where browser or server ask for it.
+REMEMBER = ("() => localStorage.getItem('%s') || "
+            "((navigator.language || '').startsWith('zh') || %s ? '中文' : 'English')")  # fmt: skip
+FOLLOW = ("(choice) => { document.documentElement.lang = choice === '中文' ? 'zh' : 'en'; "
+          f"localStorage.setItem('{KEY}', choice); return choice; }}")  # fmt: skip
+
+
+def build(root: Path) -> gr.Blocks:
+    """Return the page for the runs below ``root``."""
+    spoken = language()
+    words = Words(spoken)
+    with gr.Blocks(title="lingraft studio", analytics_enabled=False, fill_width=True) as page:
+        with gr.Row(elem_id="top"):
+            gr.HTML('<h1 class="brand">lingraft <small>studio</small></h1>')
+            choice = gr.Radio(list(CHOICES.values()), value=CHOICES[spoken], show_label=False, container=False,
+                              elem_id="language", label="Language 语言")  # fmt: skip
+        with gr.Tabs(elem_id="pages"):
+            for name, label, make in PAGES:
+                with words.make(gr.Tab, label=label, id=name, elem_id=f"page-{name}"):
+                    make(words, root)
+        choice.change(words.switch, choice, words.components(), js=FOLLOW, show_progress="hidden", queue=False)
+        page.load(None, None, choice, js=REMEMBER % (KEY, "true" if spoken == "zh" else "false"))
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Return the look of gradio's own parts: fonts that every machine has, so that none is fetched."""
+    return gr.themes.Base(
+        primary_hue="teal", neutral_hue="stone", radius_size="md", text_size="md", font=list(FONTS),
+        font_mono=list(MONO),
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""The page of weights: inspect, verify and merge what a path names, or what is dropped here, as the verbs do it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lingraft.outcome import Outcome, attempt
+from lingraft.problems import CODES, Findings, refuse
+from lingraft.studio.folders import find_runs, look
+from lingraft.studio.local import local, locals_in
+from lingraft.studio.shown import inspected, merged, shown, verified
+from lingraft.studio.words import Both, Words
+
+PATH = Both("Folder or file", "文件夹或文件")
+BASE = Both("Base", "底座模型")
+ADAPTERS = Both("Adapters, one a line, in order", "适配器，每行一个，按顺序")
+
+
+def page(words: Words, root: Path) -> None:
+    """Build the page: three forms, each with its own answer below it."""
+    runs = [str(p) for p in find_runs(root)]
+    fill = words.make(gr.Dropdown, label=Both("Fill in the paths of a run", "填入某次训练的路径"), choices=runs,
+                      value=runs[0] if runs else None, elem_id="fill", filterable=False,
+                      visible=bool(runs))  # fmt: skip
+    with gr.Tabs(elem_classes="inner"):
+        fields = [*_inspect(words), *_verify(words), *_merge(words)]
+    fill.change(_filled, fill, fields, show_progress="hidden")
+    if runs:
+        for field, value in zip(fields, _filled(runs[0]), strict=True):
+            field.value = value
+
+
+def _inspect(words: Words) -> list[Any]:
+    with words.make(gr.Tab, label=Both("Inspect", "检查"), id="inspect"):
+        path = words.make(gr.Textbox, label=PATH, elem_id="inspect-path", max_lines=1, placeholder=Both(
+            "a model, an adapter, a run, a file", "模型、适配器、训练目录或文件"))  # fmt: skip
+        everything = words.make(gr.Checkbox, label=Both("Read everything and fingerprint it", "读取全部内容并计算指纹"),
+                                elem_id="inspect-fingerprint")  # fmt: skip
+        go = words.make(gr.Button, value=Both("Inspect", "检查"), variant="primary", elem_id="inspect-go")
+        with words.make(gr.Accordion, label=Both("Or drop files here", "或将文件拖到这里"), open=False,
+                        elem_id="drop-box"):  # fmt: skip
+            dropped = words.make(gr.File, label=Both(
+                "All files of one model or adapter (copied; for large ones give the path)",
+                "同一模型或适配器的全部文件（会被复制；大文件请直接填路径）"),
+                file_count="multiple", elem_id="drop", height=150)  # fmt: skip
+        answer = gr.HTML(elem_id="inspect-answer")
+    for event in (go.click, path.submit):
+        event(lambda p, f: shown(inspect(p, f), inspected), [path, everything], answer)
+    dropped.upload(_dropped, dropped, [path, answer])
+    return [path]
+
+
+def _verify(words: Words) -> list[Any]:
+    with words.make(gr.Tab, label=Both("Verify", "验证"), id="verify"):
+        path = words.make(gr.Textbox, label=Both("Adapter or merged model", "适配器或合并后的模型"), max_lines=1,
+                          elem_id="verify-path")  # fmt: skip
+        with gr.Row():
+            base = words.make(gr.Textbox, label=BASE, elem_id="verify-base", max_lines=1, placeholder=Both(
+                "empty: an adapter's own, or the receipt alone", "留空：适配器自带的底座，或只核对凭据"))  # fmt: skip
+            adapters = words.make(gr.Textbox, label=ADAPTERS, elem_id="verify-adapters", lines=2, placeholder=Both(
+                "of a merged model", "仅用于合并后的模型"))  # fmt: skip
+        go = words.make(gr.Button, value=Both("Verify", "验证"), variant="primary", elem_id="verify-go")
+        answer = gr.HTML(elem_id="verify-answer")
+    go.click(lambda p, b, a: shown(verify(p, b, a), verified), [path, base, adapters], answer)
+    return [path, base, adapters]
+
+
+def _merge(words: Words) -> list[Any]:
+    with words.make(gr.Tab, label=Both("Merge", "合并"), id="merge"):
+        with gr.Row():
+            base = words.make(gr.Textbox, label=BASE, elem_id="merge-base", max_lines=1)
+            adapters = words.make(gr.Textbox, label=ADAPTERS, elem_id="merge-adapters", lines=2)
+        out = words.make(gr.Textbox, label=Both("Write to this new folder", "写入新文件夹"), max_lines=1,
+                         elem_id="merge-out")  # fmt: skip
+        with words.make(gr.Accordion, label=Both("More choices", "更多选项"), open=False):
+            with gr.Row():
+                dtype = words.make(gr.Dropdown, label=Both("Number format", "数值格式"), value="keep",
+                                   choices=["keep", "float32", "float16", "bfloat16"], filterable=False)  # fmt: skip
+                tied = words.make(gr.Dropdown, value="auto", choices=["auto", "tie", "untie"], filterable=False,
+                                  label=Both("A tied head, trained by the adapter",
+                                             "适配器训练了共享输出层时"))  # fmt: skip
+            allow = words.make(gr.Dropdown, label=Both("Override these refusals knowingly", "明知并放行这些拒绝"),
+                               choices=list(CODES), multiselect=True, elem_id="merge-allow")  # fmt: skip
+            overwrite = words.make(gr.Checkbox, label=Both("Replace what is in the folder", "覆盖文件夹中已有内容"))
+        go = words.make(gr.Button, value=Both("Merge", "合并"), variant="primary", elem_id="merge-go")
+        answer = gr.HTML(elem_id="merge-answer")
+    go.click(lambda *given: shown(merge(*given), merged), [base, adapters, out, dtype, tied, allow, overwrite], answer,
+             concurrency_limit=1)  # fmt: skip
+    return [base, adapters, out]
+
+
+def _filled(run: str | None) -> list[str]:
+    """Return the paths of a run, in the order of the fields: one of inspect, three of verify, three of merge."""
+    if not run:
+        return [""] * 7
+    this = look(Path(run))
+    base, adapters = str(this.base() or ""), "\n".join(map(str, this.adapters()))
+    merged_there = (this.path / "merged").is_dir()
+    result = str(this.model() or "")
+    return [run, result, base, adapters if merged_there else "", base, adapters, str(this.path / "merged-again")]
+
+
+def inspect(path: str, fingerprint: bool = False) -> Outcome:
+    """Do what `lingraft inspect` does."""
+
+    def call(findings: Findings) -> dict[str, Any]:
+        from lingraft.weights.inspect import inspect as look_at
+
+        return look_at(local(path), fingerprint, findings)
+
+    return attempt(call)
+
+
+def verify(path: str, base: str = "", adapters: str = "") -> Outcome:
+    """Do what `lingraft verify` does."""
+
+    def call(findings: Findings) -> dict[str, Any]:
+        from lingraft.verify.run import verify as prove
+
+        return prove(str(local(path)), str(local(base)) if base.strip() else None, [*map(str, locals_in(adapters))],
+                     findings)  # fmt: skip
+
+    return attempt(call)
+
+
+def merge(base: str, adapters: str, out: str, dtype: str = "keep", tied: str = "auto", allow: Sequence[str] = (),
+          overwrite: bool = False) -> Outcome:  # fmt: skip
+    """Do what `lingraft merge` does."""
+
+    def call(findings: Findings) -> dict[str, Any]:
+        from lingraft.merge.run import merge as merge_to
+
+        named = locals_in(adapters)
+        if not named:
+            refuse("not-found", "no adapter is named", "name the adapters, one a line, in order")
+        if not out.strip():
+            refuse("not-found", "no output folder is named", "type the path of a new folder")
+        return merge_to(local(base), named, Path(out.strip()).expanduser(), dtype=dtype,
+                        tied="tie" if tied == "tie" else "untie" if tied == "untie" else "auto", overwrite=overwrite,
+                        findings=findings, command=["lingraft", "studio"])  # fmt: skip
+
+    return attempt(call, frozenset(allow or ()))
+
+
+def _dropped(files: Sequence[str] | None) -> tuple[str, str]:
+    """Put dropped files side by side in a folder of their own, under the names they came with, and inspect it."""
+    folder = Path(tempfile.mkdtemp(prefix="lingraft-dropped-"))
+    for file in map(Path, files or []):
+        (folder / file.name).symlink_to(file)
+    return str(folder), shown(inspect(str(folder)), inspected)
+
