@@ -34,7 +34,7 @@ def set_attention(model: Any, length: int, fused: bool, ledger: Ledger) -> None:
         if more.get("softcap") is not None or dropout or query.shape[0] != 1 or not _causal(module):
             return _plain(query, key, value, more.get("softcap"), dropout), None
         ends = range(0, query.shape[2], length)
-        strips = not fused and length <= texts._KEEP and more.get("sliding_window") is None
+        strips = not fused and length <= texts.KEEP and more.get("sliding_window") is None
         parts = [_one(query[0, :, a : a + length], key[0, :, a : a + length], value[0, :, a : a + length],
                       strips, ledger) for a in ends]  # fmt: skip
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -50,7 +50,7 @@ def _causal(module: nn.Module) -> bool:
 
 def _one(query: Tensor, key: Tensor, value: Tensor, strips: bool, ledger: Ledger) -> Tensor:
     if strips:
-        kept: Tensor = texts._Strips.apply(query, key, value, 1.0)  # type: ignore[no-untyped-call]
+        kept: Tensor = texts.Strips.apply(query, key, value, 1.0)  # type: ignore[no-untyped-call]
         return kept
     groups = query.shape[0] // key.shape[0]
     key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)

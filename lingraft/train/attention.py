@@ -17,7 +17,7 @@ from torch.nn import functional
 
 NAME = "lingraft_texts"  # the name transformers knows this attention by
 _STRIP = 128  # rows of scores computed at once
-_KEEP = 1024  # longest text whose probabilities are kept for the backward pass
+KEEP = 1024  # longest text whose probabilities are kept for the backward pass
 
 
 def register() -> str:
@@ -61,17 +61,17 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
 
 def _one(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """Attend within one text: [heads, n, width] → [heads, n, width]."""
-    if query.device.type != "cpu" or query.shape[1] > _KEEP:
+    if query.device.type != "cpu" or query.shape[1] > KEEP:
         groups = query.shape[0] // key.shape[0]
         key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
         return functional.scaled_dot_product_attention(
             query[None], key[None], value[None], is_causal=True, scale=scale
         )[0]
-    result: Tensor = _Strips.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = Strips.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Strips(torch.autograd.Function):
+class Strips(torch.autograd.Function):
     """Softmax attention under the diagonal, strip by strip; grouped queries share their key without a copy of it."""
 
     @staticmethod
