@@ -9,20 +9,21 @@ import lingraft
 
 ROOT = Path(lingraft.__file__).parent
 ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
-         "quickstart")  # fmt: skip
+         "export", "quickstart")  # fmt: skip
 FOUNDATION = {"problems", "output", "progress", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
     "weights": set(),
     "merge": {"weights"},
-    "verify": {"weights", "merge", "models"},
+    "verify": {"weights", "merge", "models", "known"},
     "adopt": {"weights", "models"},
     "data": {"recipe"},
     "vocab": {"weights", "data", "models"},
     "train": {"weights", "merge", "data", "models", "recipe"},
     "plan": {"weights", "data", "models", "recipe", "train"},  # it traces the very loop that trains
-    "evaluate": {"weights", "merge", "data", "models"},
-    "serve": {"weights", "merge", "models"},
+    "evaluate": {"weights", "merge", "data", "models", "known"},
+    "serve": {"weights", "merge", "models", "known"},
+    "export": {"weights", "merge", "data", "models", "known"},
     "quickstart": {"weights", "models", "recipe", "pipeline"},
 }
 

@@ -92,11 +92,12 @@ def _entries(checkpoint: Checkpoint, family: Family) -> dict[str, Entry]:
         if gguf is None:
             refuse("unknown-format", f"tensor {name} has no place in GGUF's {family.gguf}",
                    "export with llama.cpp's own converter", checkpoint.path, name)  # fmt: skip
-        entries[gguf] = _laid_out(name, header(checkpoint.tensors, name), family, checkpoint.config)
+        entries[gguf] = laid_out(name, header(checkpoint.tensors, name), family, checkpoint.config)
     return entries
 
 
-def _laid_out(name: str, entry: Entry, family: Family, config: Mapping[str, Any]) -> Entry:
+def laid_out(name: str, entry: Entry, family: Family, config: Mapping[str, Any]) -> Entry:
+    """Return a tensor's rows in the order (and its norms with the offset) that llama.cpp's ``family`` wants."""
     if family.pairs and is_query_or_key(name):
         heads = config["num_attention_heads"]
         heads = heads if "q_proj" in name else config.get("num_key_value_heads") or heads

@@ -1,0 +1,59 @@
+"""Verbs that carry a model out: export, push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lingraft.cli.answer import (
+    Adapters,
+    Allow,
+    Answer,
+    Base,
+    Json,
+    Overwrite,
+    Set,
+    answer,
+    command,
+    is_recipe,
+    run_stage,
+)
+from lingraft.problems import Findings
+
+app = typer.Typer()
+
+
+@app.command()
+def export(
+    model: str,
+    to: Annotated[str, typer.Option("--to", help="gguf, gguf-adapter, hf, bnb, awq or gptq.")] = "gguf",
+    type_: Annotated[str | None, typer.Option("--type", help="Of a GGUF: F32, F16, Q8_0, Q4_K_M, …; bnb: nf4.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file (or folder) to write.")] = None,
+    base: Base = None,
+    adapters: Adapters = [],
+    data: Annotated[list[str], typer.Option("--data", help="Text to calibrate on (awq, gptq); repeatable.")] = [],
+    untie: Annotated[bool, typer.Option("--untie", help="Write the head as it ran, untied.")] = False,
+    tie: Annotated[bool, typer.Option("--tie", help="Keep embedding and head one tensor.")] = False,
+    overwrite: Overwrite = False,
+    overrides: Set = [],
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Write a model, or base + adapters, for another runtime: one GGUF file for llama.cpp, and others."""
+    if is_recipe(model):
+        run_stage("export", Path(model), overrides, json_out, allow)
+    if out is None:
+        raise typer.BadParameter(f"lingraft export {model} --to {to} --out FILE")
+    if tie and untie:
+        raise typer.BadParameter("--tie and --untie exclude each other")
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.export.run import export as write
+
+        return write(model, out, to=to, type=type_, base=base, adapters=adapters, data=data,
+                     tied="tie" if tie else "untie" if untie else "auto", overwrite=overwrite, findings=findings,
+                     command=command())  # fmt: skip
+
+    answer(call, json_out, allow)

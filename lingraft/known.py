@@ -1,0 +1,117 @@
+"""Was this model ever verified or evaluated? What the receipts and run folders beside it say.
+
+A model that is handed on (export, push, serve) without either is told of, never refused. A fingerprint names the
+weights: a run folder's manifest.json says what its own stages found, and `note` remembers what the verbs
+`verify` and `evaluate` found on bare paths (~/.cache/lingraft/known, or LINGRAFT_CACHE).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lingraft.output import write_json
+from lingraft.problems import Problem
+
+MANIFEST = "manifest.json"
+What = Literal["verified", "evaluated"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is on record for some weights; ``fingerprint`` is None where nothing names them."""
+
+    fingerprint: str | None
+    verified: bool = False
+    evaluated: bool = False
+
+
+def never_checked(path: Path, fingerprint: str | None = None) -> list[Problem]:
+    """Return warnings where nothing says that the weights at ``path`` were verified, or evaluated.
+
+    ``fingerprint`` is that of the weights, where the caller knows it; else their receipt's. Nothing heavy is read.
+    """
+    known = look_up(path, fingerprint)
+    missing = [what for what, done in (("verified", known.verified), ("evaluated", known.evaluated)) if not done]
+    if not missing:
+        return []
+    which = f"fingerprint {known.fingerprint[:12]}" if known.fingerprint else f"no {MANIFEST} beside it"
+    return [Problem("not-found", f"{path} ({which}): no record that it was ever {' or '.join(missing)}",
+                    f"lingraft verify {path}, lingraft evaluate {path} --text HELDOUT", str(path))]  # fmt: skip
+
+
+def look_up(path: Path, fingerprint: str | None = None) -> Known:
+    """Return what is on record for the weights at ``path`` (a directory, a file, an adapter)."""
+    receipt = receipt_of(path)
+    found = fingerprint or recorded(receipt)
+    runs = [state for folder in (path.absolute().parent, path) if "stages" in (state := _json(folder / MANIFEST))]
+    states = [state["stages"] for state in runs if _made(state["stages"], path, found)]
+    noted = _json(_note(found)) if found else {}
+    checked = receipt.get("checked")
+    checked = checked if isinstance(checked, dict) else {}
+    return Known(
+        found,
+        verified=any(_done(s, "verify") for s in states) or bool(noted.get("verified") or checked.get("verified")),
+        evaluated=any(_done(s, "evaluate") for s in states) or bool(noted.get("evaluated") or checked.get("evaluated")),
+    )
+
+
+def receipt_of(path: Path) -> dict[str, Any]:
+    """Return the receipt that lies beside some weights, or nothing."""
+    return _json(path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}"))
+
+
+def recorded(receipt: dict[str, Any]) -> str | None:
+    """Return the fingerprint that a receipt records."""
+    for holder in (receipt, receipt.get("result"), receipt.get("source")):
+        if isinstance(holder, dict) and isinstance(holder.get("fingerprint"), str):
+            return str(holder["fingerprint"])
+    return None
+
+
+def note(what: What, path: Path) -> None:
+    """Remember that the weights at ``path`` were verified or evaluated, by their receipt's fingerprint."""
+    found = recorded(receipt_of(path))
+    if found is None:
+        return
+    file = _note(found)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**_json(file), what: True})
+    except OSError:  # a cache that cannot be written is no reason to fail
+        return
+
+
+def _note(fingerprint: str) -> Path:
+    return Path(os.environ.get("LINGRAFT_CACHE") or "~/.cache/lingraft").expanduser() / "known" / f"{fingerprint}.json"
+
+
+def _made(stages: dict[str, Any], path: Path, fingerprint: str | None) -> bool:
+    """Tell whether a run folder's stages are about these weights."""
+    merged = _result(stages, "merge").get("fingerprint")
+    if merged is not None:
+        return bool(merged == fingerprint)
+    models = _result(stages, "evaluate").get("models") or []
+    return any(Path(str(m.get("model"))).absolute() == path.absolute() for m in models if isinstance(m, dict))
+
+
+def _done(stages: dict[str, Any], name: str) -> bool:
+    """Tell whether a stage ended well: it has a key only then."""
+    return isinstance(stages.get(name), dict) and "key" in stages[name]
+
+
+def _result(stages: dict[str, Any], name: str) -> dict[str, Any]:
+    value = stages.get(name)
+    result = value.get("result") if isinstance(value, dict) else None
+    return result if isinstance(result, dict) else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
