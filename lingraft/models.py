@@ -6,7 +6,7 @@ Nothing here trusts code that comes with a model; `trust_remote_code` is never s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,7 +115,8 @@ def load(
     (not a causal language model), `tokenizer-mismatch`.
     """
     found = stack(name, base, adapters)
-    model = load_base(found.base, dtype)
+    changed = config_changes(found.adapters)
+    model = load_base(found.base, dtype, **({"config": config_for(found.base, changed)} if changed else {}))
     for adapter in found.adapters:
         model = attach(model, adapter)
     tokenizer_home = next((p for p in reversed(found.adapters) if has_tokenizer(p)), found.base)
@@ -137,9 +138,25 @@ def load_base(path: Path, dtype: torch.dtype | None = None, **more: Any) -> PreT
     return model
 
 
+def config_changes(adapters: Sequence[Path]) -> dict[str, Any]:
+    """Return the fields of the base's config that adapters were trained with (a longer context), by their lineage."""
+    from lingraft.merge.lineage import read_lineage
+
+    return {k: v for adapter in adapters if (found := read_lineage(adapter)) for k, v in found.config.items()}
+
+
+def config_for(base: Path, changes: Mapping[str, Any]) -> Any:
+    """Return a base's config with some fields changed. Raises what transformers raises for a config it refuses."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base)
+    return type(config).from_dict({**config.to_dict(), **changes}) if changes else config
+
+
 def attach(model: Any, adapter: Path) -> Any:
     """Merge one peft adapter into a model in memory, growing its rows first where the adapter has more.
 
+    What cannot be merged (prompts, prefixes, bottleneck networks) is put on top and stays live.
     The addition happens in the model's dtype, so load in float32 where exactness matters.
     """
     from peft import PeftModel
@@ -153,7 +170,8 @@ def attach(model: Any, adapter: Path) -> Any:
     if rows is not None and rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        live = PeftModel.from_pretrained(model, adapter)
+        return live if live.active_peft_config.is_prompt_learning else live.merge_and_unload()
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         refuse("base-mismatch", f"{adapter} does not fit its base: {_first_line(error)}",
                "run `lingraft verify ADAPTER --base BASE`", adapter)  # fmt: skip

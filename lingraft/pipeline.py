@@ -231,7 +231,8 @@ def data_paths(block: Any) -> list[str]:
 def _data_digests(block: Any) -> list[str]:
     """Digest a block's data by content: a cache keyed by file name would serve stale text."""
     found = []
-    for name in data_paths(block):
+    going_on = getattr(block, "continue_", None)
+    for name in [*data_paths(block), *([going_on] if going_on else [])]:
         path = resolve(name)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:

@@ -109,11 +109,26 @@ class Sft(Training):
     turns: Literal["all", "last"] = "all"
 
 
+class Reward(Block):
+    """What an answer is worth to GRPO: a name from train/rewards.py, or ``package.module:function``."""
+
+    kind: str
+    weight: float = 1.0
+
+
 class Prefer(Training):
-    """Training on preferences, through trl."""
+    """Training on preferences, through trl; GRPO samples answers of its own and scores them by ``rewards``."""
 
     method: Literal["dpo", "kto", "orpo", "reward", "grpo"] = "dpo"
     template: str = "auto"
+    rewards: list[Reward] = []
+
+    @model_validator(mode="after")
+    def _rewards_for_grpo(self) -> Prefer:
+        if (self.method == "grpo") != bool(self.rewards):
+            raise ValueError("rewards: grpo needs them (contains, number, han, short, or package.module:function), "
+                             "and no other method takes them")  # fmt: skip
+        return self
 
 
 class Classify(Training):
@@ -138,6 +153,8 @@ class Evaluate(Block):
     english: str | None = None
     tasks: list[str] = []
     prompts: list[str] = []
+    samples: bool = True  # draw answers beside the greedy ones
+    shots: int = Field(0, ge=0)
     limit: int | None = Field(None, gt=0)
 
 
@@ -290,7 +307,7 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
     for stage in ("pretrain", "sft", "prefer", "classify"):
         block = getattr(recipe, stage)
         if block is not None:
-            _check_trainer(block.trainer, stage, findings, path)
+            _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
     findings.settle()
 
@@ -344,7 +361,8 @@ def _siblings(loc: tuple[Any, ...]) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None) -> None:
+def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None,
+                   method: str | None = None) -> None:  # fmt: skip
     if not trainer:
         return
     _check_trackers(trainer, stage, findings)
@@ -354,6 +372,10 @@ def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, p
 
     # warmup_ratio left TrainingArguments in transformers 5, not the recipes that people have; the loop translates it.
     known = {field.name for field in fields(TrainingArguments)} - {"output_dir"} | {"warmup_ratio"}
+    if method is not None and set(trainer) - known:
+        from lingraft.train.prefer import settings_of
+
+        known |= settings_of(method)
     for key in trainer:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)

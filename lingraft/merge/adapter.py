@@ -88,8 +88,11 @@ def _parse_all(weights: Lazy) -> tuple[list[Part], list[str]]:
 
 def _supported(adapter: Adapter, findings: Findings) -> bool:
     if adapter.kind not in KINDS:
+        # A bottleneck network is lingraft's own: it is not linear, so no weight of the base can hold it.
+        live = "use it live: `lingraft chat ADAPTER`" if adapter.kind == "BOTTLENECK" else (
+            "serve it beside its base with peft")  # fmt: skip
         findings.problem("unsupported-adapter", f"{adapter.path} is a {adapter.kind} adapter, which is not merged here",
-                         "serve it beside its base with peft; LoRA, DoRA, IA3 and trainable tokens can be merged",
+                         f"{live}; LoRA, DoRA, IA3 and trainable tokens can be merged",
                          adapter.path / CONFIG)  # fmt: skip
         return False
     names = [name for name in UNSUPPORTED if adapter.config.get(name)]

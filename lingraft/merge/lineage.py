@@ -42,7 +42,8 @@ class Lineage:
     """What an adapter was trained on: base, adapters live below it, quantisation, tokenizer, recipe, versions.
 
     ``quantisation`` is None or says what the base looked like in training: ``{"method": "nf4" | "fp4" | "int8",
-    "double": bool, "dtype": "bfloat16"}``. ``tokenizer`` is a digest of the tokenizer trained with.
+    "double": bool, "dtype": "bfloat16"}``. ``config`` holds the fields of the base's config.json that training changed
+    (a longer context); a merge writes them. ``tokenizer`` is a digest of the tokenizer trained with.
     """
 
     base: str
@@ -51,6 +52,7 @@ class Lineage:
     quantisation: Mapping[str, Any] | None = None
     tokenizer: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -72,6 +74,7 @@ def read_lineage(adapter: Path) -> Lineage | None:
             quantisation=value.get("quantisation"),
             tokenizer=value.get("tokenizer"),
             recipe=value.get("recipe") or {},
+            config=value.get("config") or {},
             versions=value.get("versions") or {},
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -88,6 +91,7 @@ def write_lineage(adapter: Path, lineage: Lineage) -> None:
         "quantisation": None if lineage.quantisation is None else dict(lineage.quantisation),
         "tokenizer": lineage.tokenizer,
         "recipe": dict(lineage.recipe),
+        **({"config": dict(lineage.config)} if lineage.config else {}),
         "versions": dict(lineage.versions or versions()),
     })  # fmt: skip
 

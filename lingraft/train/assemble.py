@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from lingraft.models import attach
-from lingraft.problems import refuse
+from lingraft.models import attach, config_changes, config_for, locate
+from lingraft.problems import Findings, refuse
+from lingraft.train import bottlenecks
 from lingraft.train.stage import Stage
 from lingraft.train.techniques import Setting, Technique, Tuning
 
@@ -37,7 +38,7 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Callable[[A
     Errors: `config-mismatch` where the base is no causal language model, `recipe-invalid` from techniques.
     """
     techniques: Sequence[Technique] = stage.block.techniques
-    config = _config(stage.base)
+    config = config_below(stage)
     for technique in techniques:
         config = technique.on_config(config)
     model = load(config, stage.base)
@@ -46,10 +47,10 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Callable[[A
     model.requires_grad_(False)
     setting = Setting(stage.base, tokenizer, stage.work, new_rows(stage.base))
     if stage.block.continue_ is not None:
-        model = _continued(model, stage.block.continue_)
+        model = _continued(model, stage)
     tuning = Tuning()
     for technique in techniques:
-        if stage.block.continue_ is None or not hasattr(technique, "targets"):
+        if stage.block.continue_ is None or getattr(technique, "leaves", "nothing") == "nothing":
             model = technique.on_model(model, setting)
         tuning = technique.on_trainer(tuning)
     if not any(p.requires_grad for p in model.parameters()):
@@ -97,25 +98,49 @@ def with_recipe(tuning: Tuning, trainer: dict[str, Any]) -> Tuning:
     return replace(tuning, arguments={**tuning.arguments, **trainer})
 
 
-def _config(base: Path) -> Any:
-    from transformers import AutoConfig
-
+def config_below(stage: Stage) -> Any:
+    """Return the base's config with what the adapters below were trained with. Error: `config-mismatch`."""
+    base = stage.base
+    lived = [*stage.adapters, *([locate(stage.block.continue_)] if stage.block.continue_ else [])]
     try:
-        return AutoConfig.from_pretrained(base)
+        return config_for(base, config_changes(lived))
     except (ValueError, OSError, KeyError) as error:
         refuse("config-mismatch", f"{base / 'config.json'} is refused by transformers: {str(error).splitlines()[0]}",
                "restore it from its source, or run `lingraft adopt`", base)  # fmt: skip
 
 
-def _continued(model: Any, adapter: str) -> Any:
-    """Load an adapter to go on training it. Error: `base-mismatch`."""
+def _continued(model: Any, stage: Stage) -> Any:
+    """Load an adapter to go on training it. Error: `base-mismatch`, `wrong-order`."""
     from peft import PeftModel
 
-    from lingraft.models import locate
-
-    path = locate(adapter)
+    assert stage.block.continue_ is not None
+    path = locate(stage.block.continue_)
+    check_chain(stage, path)
+    kind = bottlenecks.config_of(path)
+    if kind is not None:
+        return bottlenecks.read(model, path, kind)
     try:
         return PeftModel.from_pretrained(model, path, is_trainable=True)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         refuse("base-mismatch", f"continue: {path} does not fit this base: {str(error).splitlines()[0]}",
                "name an adapter that was trained on this base", path)  # fmt: skip
+
+
+def check_chain(stage: Stage, adapter: Path) -> None:
+    """Hold an adapter that is to be continued against the base and the adapters below it, by its lineage.
+
+    Errors: `base-mismatch`, `wrong-order`, `already-merged`.
+    """
+    from lingraft.merge import order
+    from lingraft.merge.lineage import adapter_fingerprint, read_lineage
+    from lingraft.weights.fingerprint import fingerprint
+    from lingraft.weights.formats import open_checkpoint
+
+    if read_lineage(adapter) is None:
+        return
+    known = order.inside(stage.base)
+    known = replace(known, fingerprint=fingerprint(open_checkpoint(stage.base).tensors))
+    given = [order.Given(a, adapter_fingerprint(a), read_lineage(a)) for a in (*stage.adapters, adapter)]
+    findings = Findings(stage.findings.allow)
+    order.check(stage.base, known, given, findings)
+    findings.settle()

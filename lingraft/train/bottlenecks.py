@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from lingraft.output import write_json
 from lingraft.problems import refuse
+from lingraft.weights.hf import read_json
 
 KIND = "BOTTLENECK"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -93,6 +94,13 @@ def write(model: nn.Module, folder: Path, settings: Mapping[str, Any]) -> dict[s
     save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
     write_json(folder / _CONFIG, {"peft_type": KIND, **settings, "target_modules": layers})
     return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def config_of(folder: Path) -> dict[str, Any] | None:
+    """Return the config of a folder that holds a bottleneck adapter, None for any other."""
+    path = folder / _CONFIG
+    config = read_json(path) if path.is_file() else {}
+    return config if config.get("peft_type") == KIND else None
 
 
 def read(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> nn.Module:

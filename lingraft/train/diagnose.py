@@ -96,7 +96,8 @@ def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[in
             "underfitting",
             f"The training loss hardly moved: {first:.3g} at the beginning, {last:.3g} at the end. Raise the learning "
             "rate or r, or check that the data is what it should be.",
-            f"训练损失几乎没有变化：开始 {first:.3g}，结束 {last:.3g}。请提高学习率或 r，或检查数据是否正确。")  # fmt: skip
+            f"训练损失几乎没有变化：开始 {first:.3g}，结束 {last:.3g}。请提高学习率或 r，"
+            "或检查数据是否正确。")  # fmt: skip
     fifth = len(values) // 5
     before, end = (sum(part) / len(part) for part in (values[-2 * fifth : -fifth], values[-fifth:]))
     if end < before * _MOVING and (len(checks) < 2 or checks[-1][1] == min(value for _, value in checks)):
@@ -124,8 +125,8 @@ def _uneven(log: Sequence[Mapping[str, Any]], classes: Any) -> Diagnosis | None:
         "class-imbalance",
         f"Class {largest} has {most} rows, class {smallest} {least}: accuracy hides how the small class does; look at "
         f"macro-F1{figures}. Set class_weights: balanced, or add rows of the small class.",
-        f"类别 {largest} 有 {most} 行，类别 {smallest} 只有 {least} 行：准确率会掩盖小类的表现，请看宏平均 F1{figures}。"
-        "可设置 class_weights: balanced，或补充小类数据。")  # fmt: skip
+        f"类别 {largest} 有 {most} 行，类别 {smallest} 只有 {least} 行：准确率会掩盖小类的表现，"
+        f"请看宏平均 F1{figures}。可设置 class_weights: balanced，或补充小类数据。")  # fmt: skip
 
 
 def _contradictory(found: Any) -> Diagnosis | None:
@@ -137,7 +138,8 @@ def _contradictory(found: Any) -> Diagnosis | None:
         "contradictory-labels",
         f"{found['inputs']} inputs stand in the data with different answers or labels ({where}): the model cannot "
         "satisfy both. Keep one of each.",
-        f"数据中有 {found['inputs']} 个相同输入对应不同的答案或标签（{where}）：模型无法同时满足。请只保留其一。")  # fmt: skip
+        f"数据中有 {found['inputs']} 个相同输入对应不同的答案或标签（{where}）："
+        "模型无法同时满足。请只保留其一。")  # fmt: skip
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

@@ -54,7 +54,8 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
 
     Returns {"adapter", "steps", "tokens", "supervised_tokens", "loss_first", "loss_last", "validation" (the last
     evaluation's figures, or None), "diagnosis" (what the log says in words), "samples", "seconds",
-    "tokens_per_second", "dtype", "data", "log"}. Errors: `recipe-invalid`, `training-diverged`, `checkpoint-damaged`, and what saving and techniques refuse.
+    "tokens_per_second", "dtype", "data", "log"}. Errors: `recipe-invalid`, `training-diverged`,
+    `checkpoint-damaged`, and what saving and techniques refuse.
     """
     started = time.monotonic()
     quiet()

@@ -1,14 +1,15 @@
-"""Training on preferences through trl: ``lingraft prefer RECIPE`` (DPO, KTO, ORPO, or a reward model).
+"""Training on preferences through trl: ``lingraft prefer RECIPE`` (DPO, KTO, ORPO, GRPO, or a reward model).
 
 DPO: Rafailov et al. 2023, arXiv:2305.18290. KTO: Ethayarajh et al. 2024, arXiv:2402.01306. ORPO: Hong et al. 2024,
-arXiv:2403.07691. trl's trainers are transformers' Trainer below, so they get the same checkpoints as every stage;
-the reference model is the base with the adapters below, without the new one.
+arXiv:2403.07691. GRPO: Shao et al. 2024, arXiv:2402.03300; it samples answers and scores them (`rewards.py`).
+trl's trainers are transformers' Trainer below, so they get the same checkpoints as every stage; the reference model
+is the base with the adapters below, without the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from lingraft.data.conversations import Conversation, conversations
 from lingraft.data.preferences import Preference, preferences
 from lingraft.data.templates import resolve as resolve_template
 from lingraft.models import load_tokenizer
@@ -23,8 +25,10 @@ from lingraft.problems import refuse
 from lingraft.recipe import Prefer
 from lingraft.recipe import resolve as resolve_path
 from lingraft.train.checkpoints import Atomic
+from lingraft.train.contradictions import contradictions
 from lingraft.train.language import load_causal
 from lingraft.train.loop import train
+from lingraft.train.rewards import functions
 from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.task import Task
@@ -59,21 +63,23 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     template = resolve_template(block.template, tokenizer)
     tokenizer.chat_template = template
     given = [block.data] if isinstance(block.data, str) else list(block.data or [])
-    items = preferences([resolve_path(path) for path in given], stage.findings)
-    held: list[Preference] = []
+    grpo = block.method == "grpo"
+    read: Any = conversations if grpo else preferences
+    items = read([resolve_path(path) for path in given], stage.findings)
+    held: list[Any] = []
     if isinstance(block.validation, str):
-        held = preferences([resolve_path(block.validation)], stage.findings)
+        held = read([resolve_path(block.validation)], stage.findings)
     elif block.validation is not None:
         items, held = split(items, block.validation, stage.seed, resolve_path(given[0]))
-    task = _task(block.method, block.length)
-    return Examples(_pairs(items, block.method, tokenizer), _pairs(held, block.method, tokenizer) if held else None,
-                    tokenizer, template, task)  # fmt: skip
+    train_on, check_on = (_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)
+                          for part in (items, held))  # fmt: skip
+    return Examples(train_on, check_on if held else None, tokenizer, template, _task(block))
 
 
 def _check(stage: Stage, block: Prefer) -> None:
-    if block.method == "grpo":
-        refuse("recipe-invalid", f"{stage.name}.method: grpo needs a reward function, which a recipe cannot hold",
-               "use dpo, kto, orpo or reward")  # fmt: skip
+    if "label_smoothing_factor" in block.trainer:
+        refuse("recipe-invalid", f"{stage.name}.trainer.label_smoothing_factor: this loss knows no such smoothing",
+               "remove it (DPO has its own: trainer.label_smoothing)")  # fmt: skip
     refuse_unoffered(block, stage.name, "mix", "minutes", "clean", "augment")
 
 
@@ -89,13 +95,27 @@ def _pairs(items: Sequence[Preference], method: str, tokenizer: Any) -> Pairs:
             rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     texts = [" ".join([*(m.content for m in i.prompt), i.chosen, i.rejected]) for i in items]
     tokens = sum(map(len, tokenizer(texts, verbose=False)["input_ids"]))
+    twice = contradictions((f"{[m.content for m in i.prompt]}{sorted((i.chosen, i.rejected))}", i.chosen, i.source)
+                           for i in items)  # fmt: skip
     stats = {"rows_in": len(items), "rows_out": len(rows), "tokens": tokens, "supervised_tokens": tokens,
-             "padding_share": 0.0,
+             "padding_share": 0.0, "contradictions": twice,
              "examples": [f"{i.prompt[-1].content}\n⟦{i.chosen}⟧\n✗ {i.rejected}" for i in items[:5]]}  # fmt: skip
     return Pairs(tuple(rows), stats)
 
 
-def _task(method: str, length: int) -> Task:
+def _asked(items: Sequence[Conversation], tokenizer: Any) -> Pairs:
+    """Return what GRPO is asked: each conversation up to its last answer, which the rewards are given."""
+    rows = tuple({"prompt": c.as_dicts()[:-1], "answer": c.messages[-1].content} for c in items)
+    tokens = sum(len(tokenizer(c.messages[-2].content, verbose=False)["input_ids"]) for c in items)
+    stats = {"rows_in": len(items), "rows_out": len(rows), "tokens": tokens, "supervised_tokens": 0,
+             "padding_share": 0.0, "examples": [f"{c.messages[-2].content}\n(reference: {c.messages[-1].content})"
+                                                for c in items[:5]]}  # fmt: skip
+    return Pairs(rows, stats)
+
+
+def _task(block: Prefer) -> Task:
+    method = block.method
+
     def load(config: Any, base: Path) -> Any:
         if method != "reward":
             return load_causal(config, base)
@@ -108,7 +128,7 @@ def _task(method: str, length: int) -> Task:
         kind, config = _of_trl(method)
         kept = {k: v for k, v in arguments.items() if k not in ("label_names", "remove_unused_columns")}
         try:
-            args = config(**kept, max_length=length, bf16=dtype == torch.bfloat16)
+            args = config(**_own(block, kept), bf16=dtype == torch.bfloat16)
         except (ValueError, TypeError) as error:
             refuse("recipe-invalid", f"prefer.trainer: {str(error).splitlines()[0]}", "mend prefer.trainer")
         from datasets import Dataset as Table
@@ -117,7 +137,8 @@ def _task(method: str, length: int) -> Task:
         sources: Sequence[Any] = (examples.train, examples.validation)
         tables = [None if d is None else Table.from_list(list(d.rows)) for d in sources]
         atomic = type(f"Atomic{kind.__name__}", (Atomic, kind), {})
-        return atomic(model=model, args=args, train_dataset=tables[0], eval_dataset=tables[1],
+        scored = {"reward_funcs": functions(block.rewards)[0]} if method == "grpo" else {}
+        return atomic(model=model, args=args, **scored, train_dataset=tables[0], eval_dataset=tables[1],
                       processing_class=examples.tokenizer, **more)  # fmt: skip
 
     def as_it_is(model: Any, dtype: torch.dtype, smoothing: float) -> Any:  # noqa: ARG001
@@ -126,6 +147,20 @@ def _task(method: str, length: int) -> Task:
     defaults = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "gradient_accumulation_steps": 1,
                 "learning_rate": 5e-5}  # fmt: skip
     return Task(load, as_it_is, _uncollated, defaults, trainer=trainer)
+
+
+def _own(block: Prefer, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with the method's own: a length, or for GRPO the size of a group and of an answer."""
+    if block.method != "grpo":
+        return {"max_length": block.length, **arguments}
+    weights = functions(block.rewards)[1]
+    return {"num_generations": max(2, int(arguments["per_device_train_batch_size"])), "reward_weights": weights,
+            "max_completion_length": block.length, **arguments}  # fmt: skip
+
+
+def settings_of(method: str) -> set[str]:
+    """Return the names of a method's settings, trl's own beside transformers'. Error: `recipe-invalid` without trl."""
+    return {field.name for field in fields(_of_trl(method)[1])}
 
 
 def _uncollated(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
@@ -141,6 +176,7 @@ def _of_trl(method: str) -> tuple[Any, Any]:
 
             return ORPOTrainer, ORPOConfig
         return {"dpo": (trl.DPOTrainer, trl.DPOConfig), "kto": (trl.KTOTrainer, trl.KTOConfig),
-                "reward": (trl.RewardTrainer, trl.RewardConfig)}[method]  # fmt: skip
+                "reward": (trl.RewardTrainer, trl.RewardConfig), "grpo": (trl.GRPOTrainer,
+                trl.GRPOConfig)}[method]  # fmt: skip
     except ImportError as error:
         refuse("recipe-invalid", f"prefer.method: {method} needs trl ({error})", "pip install 'lingraft[prefer]'")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from lingraft.data.pack import Packed
-from lingraft.data.tokens import IGNORED
 from lingraft.train import attention
+from lingraft.train.supervised import IGNORED
 
 _NEW_TOKENS = 48
 _PROMPT_TOKENS = 512  # of a long prompt the end is kept
@@ -34,15 +35,22 @@ def prompts_of(validation: Any, tokenizer: PreTrainedTokenizerBase, count: int) 
     if not isinstance(validation, Packed):
         return []
     found = []
-    for number in range(min(count, len(validation.segments))):
-        start, end = (int(validation.segments.starts[number + i]) for i in (0, 1))
-        ids, labels = validation.segments.ids[start:end].tolist(), validation.segments.labels[start:end].tolist()
+    for ids, labels in islice(_texts(validation), count):
         at = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
         at = min(_START_TOKENS, len(ids) // 2) if at < 2 else at
         wanted = [token for token, label in zip(ids[at:], labels[at:], strict=True) if label != IGNORED]
         if at:
             found.append(Prompt(tuple(ids[:at][-_PROMPT_TOKENS:]), str(tokenizer.decode(wanted[:_NEW_TOKENS]))))
     return found
+
+
+def _texts(packed: Packed) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield the tokens and labels of each text, block by block."""
+    for number in range(len(packed)):
+        block = packed[number]
+        starts = [i for i, position in enumerate(block["position_ids"]) if position == 0]
+        for a, b in pairwise([*starts, len(block["input_ids"])]):
+            yield block["input_ids"][a:b], block["labels"][a:b]
 
 
 class Samples(TrainerCallback):  # type: ignore[misc]

@@ -98,6 +98,17 @@ def copy_tokenizer(base: Path, folder: Path) -> None:
             shutil.copyfile(base / name, folder / name)
 
 
+def _changed_config(stage: Stage) -> dict[str, Any]:
+    """Return the fields of the base's config that the stage's techniques changed, as config.json spells them."""
+    from lingraft.train.assemble import config_below
+
+    config, found = config_below(stage), {}
+    for technique in stage.block.techniques:
+        if hasattr(technique, "changes"):
+            found.update(technique.changes(config))
+    return found
+
+
 def lineage(stage: Stage, quantisation: Mapping[str, Any] | None) -> Lineage:
     """Return what the new adapter was trained on."""
     from lingraft.weights.fingerprint import fingerprint
@@ -110,4 +121,5 @@ def lineage(stage: Stage, quantisation: Mapping[str, Any] | None) -> Lineage:
         quantisation=quantisation,
         tokenizer=tokenizer_digest(stage.base),
         recipe=stage.recipe,
+        config=_changed_config(stage),
     )

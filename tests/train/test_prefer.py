@@ -41,6 +41,36 @@ def test_each_method_moves_the_adapter_and_ends_with_a_sealed_checkpoint(
     assert not any(".ref." in name for name in saved) and not (stage.out / "ref").exists()
 
 
+def test_grpo_samples_answers_and_learns_from_their_rewards(make_stage: Any, tiny_llama: Path, talks: Path) -> None:
+    stage = make_stage(tiny_llama, [{"kind": "lora", "r": 4}], name="prefer", data=str(talks), method="grpo", length=8,
+                       rewards=[{"kind": "short"}, {"kind": "han", "weight": 0.5}], out="grpo",
+                       trainer={"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 4,
+                                "temperature": 1.5})  # fmt: skip
+    assert prefer.run(stage)["steps"] == 2
+    saved = load_file(stage.out / "adapter_model.safetensors")
+    assert any(t.any() for name, t in saved.items() if "lora_B" in name)
+
+
+def test_rewards_score_what_they_say() -> None:
+    from lingraft.train.rewards import contains, han, number, short
+
+    assert (contains("答案是 四 十二。", "四十二"), contains("no", "yes")) == (1, 0)
+    assert (number("3 + 4 = 1,007", "so 1007"), number("about 7", "8"), number("none", "8")) == (1, 0, 0)
+    assert (han("你好 ok", ""), han("", ""), short("a" * 300, "")) == (0.5, 0, 0.5)
+
+
+def test_trls_own_settings_are_known_and_misspelt_ones_refused() -> None:
+    from lingraft.recipe import Recipe, check_keys
+
+    def recipe(key: str) -> Recipe:
+        return Recipe.model_validate({"name": "x", "base": "b", "out": "o", "prefer": {
+            "data": "d", "trainer": {key: 0.1}}})  # fmt: skip
+
+    check_keys(recipe("beta"))
+    with pytest.raises(Refusal, match="betta"):
+        check_keys(recipe("betta"))
+
+
 def test_both_shapes_are_read_and_equal_answers_refused_by_line(tmp_path: Path, pairs: Path) -> None:
     found = preferences([pairs], Findings())
     assert len(found) == 8 and found[1].chosen == "不客气。" and found[1].prompt[0].content == "谢谢"
