@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lingraft.language import told
 from lingraft.problems import Code, Findings, Problem, Refusal
 
 
@@ -33,9 +34,14 @@ class Outcome:
         """Return the one object that `--json` prints."""
         if self.bug is not None:
             return {"ok": False, "error": self.bug, "problems": [], "warnings": []}
-        told = {"ok": self.ok, **self.result, "problems": [p.as_json() for p in self.problems],
-                "warnings": [w.as_json() for w in self.warnings]}  # fmt: skip
-        return {**told, "allowed": [p.as_json() for p in self.allowed]} if self.allowed else told
+        found = {"ok": self.ok, **self.result, "problems": [spoken(p) for p in self.problems],
+                 "warnings": [spoken(w) for w in self.warnings]}  # fmt: skip
+        return {**found, "allowed": [spoken(p) for p in self.allowed]} if self.allowed else found
+
+
+def spoken(problem: Problem) -> dict[str, str]:
+    """Return a problem for the JSON answer: message and remedy in the user's language, the rest as it is."""
+    return {**problem.as_json(), "message": told(problem.message), "remedy": told(problem.remedy)}
 
 
 def attempt(call: Callable[[Findings], dict[str, Any]], allow: frozenset[str] = frozenset()) -> Outcome:

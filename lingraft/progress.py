@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from lingraft.language import told
+
 
 class Advance(Protocol):
     """Tell how much was done since the last call."""
@@ -19,8 +21,8 @@ class Advance(Protocol):
 
 
 def say(text: str) -> None:
-    """Print one line for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for a person, on stderr, in their language."""
+    print(told(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def track(label: str, total: float, unit: str = "bytes") -> Iterator[Advance]:
 
     with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeRemainingColumn(),
                   console=Console(stderr=True), transient=True) as bar:  # fmt: skip
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(told(label), total=total)
         yield lambda amount: bar.advance(task, amount)
     say(f"{label}: done in {time.monotonic() - started:.1f} s")
 

@@ -14,6 +14,7 @@ import typer
 
 from lingraft import __version__
 from lingraft.cli import deploy, models, recipes, studio, use, vocab, weights
+from lingraft.language import language, told
 
 app = typer.Typer(
     name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -27,9 +28,13 @@ for room in (recipes, models, vocab, weights, studio, use, deploy):
 def main() -> None:
     """Run the command line; the entry point of the `lingraft` command."""
     try:
+        if language() == "zh":
+            from lingraft.language.help import run
+
+            run(app)
         app(standalone_mode=True)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(told("interrupted"), file=sys.stderr)
         sys.exit(130)
 
 

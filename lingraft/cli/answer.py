@@ -15,8 +15,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from lingraft.language import told
 from lingraft.outcome import Outcome, attempt
 from lingraft.problems import CODES, Findings
+from lingraft.progress import say
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Allow = Annotated[list[str], typer.Option("--allow", metavar="CODE", help="Override one refusal knowingly.")]
@@ -60,12 +62,12 @@ def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | Non
 
         print((show or plain)(outcome.result))
     if outcome.bug is not None:
-        print(f"lingraft failed, which is a bug: {outcome.bug} (LINGRAFT_TRACEBACK=1 shows where)", file=sys.stderr)
+        say(f"lingraft failed, which is a bug: {outcome.bug} (LINGRAFT_TRACEBACK=1 shows where)")
     if json_out:
         return
     for label, found in (("warning", outcome.warnings), ("allowed", outcome.allowed), ("problem", outcome.problems)):
         for p in found:
-            print(f"{label} {p.code}: {p.message} — {p.remedy}", file=sys.stderr)
+            print(f"{told(label)} {p.code}: {told(p.message)} — {told(p.remedy)}", file=sys.stderr)
 
 
 def command() -> list[str]:

@@ -15,7 +15,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 HOLE = re.compile(r"\{\d+\}")
-DEPTH = 3  # sentences inside sentences
+DEPTH = 5  # sentences inside sentences
+SHORT = 8  # letters of literal text; with fewer, a template fits too much
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class Catalogue:
             return known or text
         for template, parts in self._with_holes:
             values = _holes(text, parts)
-            if values is not None:
-                return _filled(self.entries[template], [self._inner(value, depth) for value in values])
+            if values is None:
+                continue
+            told = [self._inner(value, depth) for value in values]
+            if sum(map(len, parts)) >= SHORT or not _left(values, told):
+                return _filled(self.entries[template], told)
         return text
 
     def _inner(self, value: str, depth: int) -> str:
@@ -51,6 +55,11 @@ def _holes(text: str, parts: list[str]) -> list[str] | None:
         return None
     found = re.fullmatch("(.+?)".join(map(re.escape, parts)), text, re.DOTALL)
     return list(found.groups()) if found else None
+
+
+def _left(values: list[str], told: list[str]) -> bool:
+    """Tell whether a hole holds several words that nobody has translated: a sentence that only looks alike."""
+    return any(" " in value and value == after for value, after in zip(values, told, strict=True))
 
 
 def _filled(template: str, values: list[str]) -> str:

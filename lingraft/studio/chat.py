@@ -33,7 +33,7 @@ def page(words: Words, root: Path) -> None:
                             layout="bubble", buttons=["copy"], feedback_options=None, latex_delimiters=[])
                  for name in ("base", "adapted")]  # fmt: skip
     notice = gr.HTML(elem_id="chat-notice")
-    question = words.make(gr.Textbox, label=Both("Question", "问题"), placeholder=QUESTION, lines=2, max_lines=8,
+    question = words.make(gr.Textbox, label=Both("Question", "问题"), placeholder=QUESTION, max_lines=8,
                           elem_id="chat-question", show_label=False, submit_btn=True, stop_btn=True)  # fmt: skip
     with words.make(gr.Accordion, label=Both("Settings", "设置"), open=False):
         system = words.make(gr.Textbox, label=Both("System message", "系统消息"), elem_id="chat-system")

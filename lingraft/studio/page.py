@@ -29,7 +29,8 @@ def build(root: Path) -> gr.Blocks:
     """Return the page for the runs below ``root``."""
     spoken = language()
     words = Words(spoken)
-    with gr.Blocks(title="lingraft studio", analytics_enabled=False, fill_width=True) as page:
+    page: gr.Blocks = gr.Blocks(title="lingraft studio", analytics_enabled=False, fill_width=True)
+    with page:
         with gr.Row(elem_id="top"):
             gr.HTML('<h1 class="brand">lingraft <small>studio</small></h1>')
             choice = gr.Radio(list(CHOICES.values()), value=CHOICES[spoken], show_label=False, container=False,
