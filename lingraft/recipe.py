@@ -159,10 +159,11 @@ class Evaluate(Block):
 
 
 class Export(Block):
-    """One file for another runtime."""
+    """One file or folder for another runtime; ``data`` is text to calibrate on (awq, gptq)."""
 
-    to: Literal["gguf"] = "gguf"
-    type: str = "Q8_0"
+    to: Literal["gguf", "gguf-adapter", "bnb", "awq", "gptq"] = "gguf"
+    type: str | None = None  # a GGUF's is Q8_0 then
+    data: list[str] = []
 
 
 class Distributed(Block):
@@ -309,7 +310,19 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
         if block is not None:
             _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
+    _check_exports(recipe, findings, path)
     findings.settle()
+
+
+def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> None:
+    for number, item in enumerate(recipe.export):
+        from lingraft.export.run import check
+
+        try:
+            check(item.to, item.type, item.data, findings)
+        except Refusal as refusal:
+            for p in refusal.problems:
+                findings.problem("recipe-invalid", f"export.{number}: {p.message}", p.remedy, path)
 
 
 def resolve(path: str) -> Path:

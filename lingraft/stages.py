@@ -116,12 +116,10 @@ def evaluate(this: Run) -> dict[str, Any]:
 
 def export(this: Run) -> dict[str, Any]:
     """Write the files for other runtimes."""
-    from lingraft.weights.convert import convert
+    from lingraft.export.several import export_all
 
-    folder = this.out / "export"
-    return {"files": [convert(this.final, folder / f"{this.recipe.name}-{item.type}.gguf", to=item.to,
-                              type=item.type, overwrite=True, findings=this.findings)
-                      for item in this.recipe.export]}  # fmt: skip
+    return {"files": export_all(this.final, this.stack(), this.out / "export", this.recipe.name, this.recipe.export,
+                                this.findings, this.command)}  # fmt: skip
 
 
 def report(this: Run) -> dict[str, Any]:
