@@ -15,7 +15,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from lingraft.export import gguf
+from lingraft.export import adapter, gguf, kquants, quantised
 from lingraft.export.source import Source, check_base, open_source
 from lingraft.known import look_up, never_checked
 from lingraft.merge.ends import Tied
@@ -60,12 +60,23 @@ def export(
     `unknown-format`, what refuses a merge, and those of the target.
     """
     started = time.monotonic()
-    if to not in TARGETS:
-        refuse("unknown-format", f"{to!r} is nothing that lingraft exports to", f"use one of {', '.join(TARGETS)}")
+    check(to, type, data, findings)
     check_free(out, overwrite)
     wish = Wish(out, type, overwrite, findings, tuple(command), tuple(data))
     told = TARGETS[to](lambda: open_source(model, base, adapters, findings, tied), wish)
     return {"out": str(out), "to": to, **told, "seconds": round(time.monotonic() - started, 3)}
+
+
+def check(to: str, type: str | None, data: Sequence[str], findings: Findings) -> None:
+    """Refuse what can be refused before a model is there: an unknown target or type, a library that is missing."""
+    if to not in TARGETS:
+        refuse("unknown-format", f"{to!r} is nothing that lingraft exports to", f"use one of {', '.join(TARGETS)}")
+    if to == "gguf" and (kind := gguf.kind_of(type)) in kquants.TYPES:
+        kquants.require(kind)
+    elif to == "gguf-adapter":
+        adapter.kind_of(type)
+    elif to in ("bnb", "awq", "gptq"):
+        quantised.settings(to, type, data, findings)
 
 
 def _gguf(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
@@ -81,8 +92,6 @@ def _gguf(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
 
 
 def _gguf_adapter(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
-    from lingraft.export import adapter
-
     kind = adapter.kind_of(wish.type)
     source = opened()
     made = adapter.plan(source, wish.findings)
@@ -110,8 +119,6 @@ def _hf(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
 
 def _quantised(to: str) -> Callable[[Callable[[], Source], Wish], dict[str, Any]]:
     def run(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
-        from lingraft.export import quantised
-
         settings = quantised.settings(to, wish.type, wish.data, wish.findings)
         source = opened()
         digest = _digest(source, wish.findings)
