@@ -1,15 +1,17 @@
 """Cleaning as chosen steps of a recipe, each reporting what it removed or changed, with three examples.
 
-``clean: [tags, control, mojibake, {step: length, min: 20}, duplicates, near_duplicates]`` runs them in that order.
-The hard parts are other people's: ftfy mends mojibake, opencc converts scripts, datasketch finds near duplicates.
+``clean: [tags, control, mojibake, {step: length, min: 20}, duplicates, near_duplicates, leakage]`` runs them in that
+order, over a stream: what a step must remember of a text to know it again is a few bytes.
+The hard parts are other people's: ftfy mends mojibake, opencc converts scripts, rensa knows near duplicates.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from lingraft.data.conversations import Conversation
@@ -18,8 +20,9 @@ from lingraft.problems import refuse
 
 Item = TypeVar("Item", Document, Conversation)
 Mend = Callable[[str], str]
-Judge = Callable[[Sequence[str]], list[bool]]  # which of the texts stay
+Judge = Callable[[str], bool]  # whether a text stays; it may remember those before
 _EXAMPLES = 3
+_SHOWN = 80  # characters of an example
 _TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,200}>")
 # C0 and C1 controls but tab and newline, zero-width marks, byte order marks; joiners of emoji and Indic stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2060\ufeff]")
@@ -28,22 +31,28 @@ _RADICAL = re.compile("[\u2e80-\u2fdf\uf900-\ufaff]")
 
 @dataclass(frozen=True)
 class Step:
-    """One step: it mends texts one by one, or judges them all together."""
+    """One step: it mends texts one by one, or judges them; ``late`` steps wait until data is held out (leakage)."""
 
     name: str
     mend: Mend | None = None
     judge: Judge | None = None
+    late: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Told:
     """What a step did: texts in, removed and changed, and a few examples of them."""
 
     step: str
-    rows_in: int
+    rows_in: int = 0
     removed: int = 0
     changed: int = 0
-    examples: tuple[str, ...] = field(default=())
+    examples: list[str] = field(default_factory=list)
+
+    def show(self, before: str, after: str | None = None) -> None:
+        """Keep an example: a text that goes, or the place where one is changed."""
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(before[:_SHOWN] if after is None else _where(before, after))
 
 
 def steps_of(chosen: Sequence[Any], where: str = "clean") -> list[Step]:
@@ -57,29 +66,32 @@ def steps_of(chosen: Sequence[Any], where: str = "clean") -> list[Step]:
                    f"mend {where}.{number} in the recipe")  # fmt: skip
         try:
             found.append(STEPS[name](**settings))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             refuse("recipe-invalid", f"{where}.{number}: {error}", f"mend {where}.{number} in the recipe")
         except ImportError as error:
-            refuse("recipe-invalid", f"{where}.{number}: {name} needs {error.name}", f"pip install {error.name}")
+            refuse("recipe-invalid", f"{where}.{number}: {name} needs {error.name}", "pip install 'lingraft[clean]'")
     return found
 
 
-def clean(items: Sequence[Item], steps: Sequence[Step]) -> tuple[list[Item], list[Told]]:
-    """Run the steps over documents or conversations; a text mended to nothing is removed."""
-    here, told = list(items), []
-    for step in steps:
-        before = len(here)
-        if step.judge is not None:
-            stays = step.judge([text_of(item) for item in here])
-            gone = [text_of(item) for item, stay in zip(here, stays, strict=True) if not stay]
-            here = [item for item, stay in zip(here, stays, strict=True) if stay]
-            told.append(Told(step.name, before, removed=len(gone), examples=_shorten(gone)))
-        elif step.mend is not None:
-            mended = [_mended(item, step.mend) for item in here]
-            changed = [text_of(a) for a, b in zip(here, mended, strict=True) if a != b]
-            here = [item for item in mended if _whole(item)]
-            told.append(Told(step.name, before, before - len(here), len(changed), _shorten(changed)))
-    return here, told
+def clean(items: Iterable[Item], steps: Sequence[Step], told: Sequence[Told]) -> Iterator[Item]:
+    """Run the steps over a stream of documents or conversations; a text mended to nothing is removed.
+
+    ``told`` holds one count a step. A long document comes in blocks, which are cleaned one by one.
+    """
+    return kept((item, _through(item, steps, told)) for item in items)
+
+
+def kept(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
+    """Yield what became of each item, where anything did; a document whose last block went is ended all the same."""
+    begun = False  # a block of the document at hand was yielded, and its end was not
+    for item, found in pairs:
+        if isinstance(item, Document):
+            last = not item.more
+            if found is None and begun and last:
+                yield Document("", item.source)
+            begun = not last and (begun or found is not None)
+        if found is not None:
+            yield found
 
 
 def text_of(item: Document | Conversation) -> str:
@@ -87,19 +99,47 @@ def text_of(item: Document | Conversation) -> str:
     return item.text if isinstance(item, Document) else "\n".join(m.content for m in item.messages)
 
 
-def _mended(item: Any, mend: Mend) -> Any:
+def _through(item: Any, steps: Sequence[Step], told: Sequence[Told]) -> Any:
+    for step, count in zip(steps, told, strict=True):
+        if step.mend is None and step.judge is None:
+            continue
+        count.rows_in += 1
+        if step.judge is not None and not step.judge(text_of(item)):
+            count.removed += 1
+            count.show(text_of(item))
+            return None
+        if step.mend is not None:
+            mended = mended_by(item, step.mend)
+            if mended != item:
+                count.changed += 1
+                count.show(text_of(item), text_of(mended))
+            if not _whole(mended):
+                count.removed += 1
+                return None
+            item = mended
+    return item
+
+
+def mended_by(item: Any, mend: Mend) -> Any:
+    """Mend every text of an item."""
     if isinstance(item, Document):
         return replace(item, text=mend(item.text))
     return replace(item, messages=tuple(replace(m, content=mend(m.content)) for m in item.messages))
 
 
 def _whole(item: Document | Conversation) -> bool:
-    texts = [item.text] if isinstance(item, Document) else [m.content for m in item.messages]
-    return all(text.strip() for text in texts)
+    if isinstance(item, Document):
+        return bool(item.text.strip())
+    # An empty system line is none; an empty question or answer leaves nothing to learn.
+    return all(m.content.strip() or m.role == "system" for m in item.messages)
 
 
-def _shorten(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text[:80] for text in texts[:_EXAMPLES])
+def _where(before: str, after: str) -> str:
+    """Show a change at the place where it begins."""
+    both = enumerate(zip(before, after, strict=False))
+    start = max(0, next((i for i, (a, b) in both if a != b), min(len(before), len(after))) - 12)
+    half = _SHOWN // 2
+    return f"{before[start : start + half]!r} → {after[start : start + half]!r}"
 
 
 def _tags() -> Step:
@@ -133,46 +173,49 @@ def _script(name: str, table: str) -> Step:
 
 def _length(min: int = 1, max: int | None = None) -> Step:
     """Keep texts of ``min`` to ``max`` characters."""
-    return Step("length", judge=lambda texts: [min <= len(t) <= (max or len(t)) for t in texts])
+    return Step("length", judge=lambda text: min <= len(text) <= (max or len(text)))
 
 
 def _repetition(max: float = 0.3, n: int = 10) -> Step:
     """Drop texts of which more than the share ``max`` are repeats of runs of ``n`` characters."""
 
     def fine(text: str) -> bool:
-        runs = [text[i : i + n] for i in range(len(text) - n + 1)]
-        return not runs or 1 - len(set(runs)) / len(runs) <= max
+        runs = len(text) - n + 1
+        return runs <= 0 or 1 - len({text[i : i + n] for i in range(runs)}) / runs <= max
 
-    return Step("repetition", judge=lambda texts: [fine(t) for t in texts])
+    return Step("repetition", judge=fine)
 
 
 def _duplicates() -> Step:
-    def first(texts: Sequence[str]) -> list[bool]:
-        seen: set[str] = set()
-        return [not (t.strip() in seen or seen.add(t.strip())) for t in texts]  # type: ignore[func-returns-value]
+    """Drop texts that came before, but for spaces around them; each leaves 16 bytes in memory."""
+    seen: set[bytes] = set()
 
-    return Step("duplicates", judge=first)
+    def new(text: str) -> bool:
+        digest = blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        before = len(seen)
+        seen.add(digest)
+        return len(seen) > before
+
+    return Step("duplicates", judge=new)
 
 
 def _near_duplicates(threshold: float = 0.8, n: int = 5) -> Step:
-    """Drop texts whose runs of ``n`` characters overlap an earlier text's by a Jaccard share above ``threshold``."""
-    from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped, unused-ignore]
+    from lingraft.data.near import Sketches
 
-    def first(texts: Sequence[str]) -> list[bool]:
-        index, stays = MinHashLSH(threshold=threshold, num_perm=128), []
-        for number, text in enumerate(texts):
-            sketch = MinHash(num_perm=128)
-            sketch.update_batch([text[i : i + n].encode() for i in range(max(1, len(text) - n + 1))])
-            stays.append(not index.query(sketch))
-            if stays[-1]:
-                index.insert(str(number), sketch)
-        return stays
+    return Step("near_duplicates", judge=Sketches(threshold, n).new)
 
-    return Step("near_duplicates", judge=first)
+
+def _leakage(n: int = 13, against: str | Sequence[str] = ()) -> Step:
+    """Drop what shares runs of ``n`` words or characters with held-out text; runs when data has been held out."""
+    if n < 2:
+        raise ValueError(f"leakage: n is {n}, and must be at least 2")
+    paths = [against] if isinstance(against, str) else list(against)
+    return Step("leakage", late={"n": n, "against": paths})
 
 
 STEPS: Mapping[str, Callable[..., Step]] = {
     "tags": _tags, "control": _control, "radicals": _radicals, "mojibake": _mojibake,
     "simplified": lambda: _script("simplified", "t2s"), "traditional": lambda: _script("traditional", "s2t"),
     "length": _length, "repetition": _repetition, "duplicates": _duplicates, "near_duplicates": _near_duplicates,
+    "leakage": _leakage,
 }  # fmt: skip

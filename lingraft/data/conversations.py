@@ -7,13 +7,17 @@ that answers nothing is refused by file and line: training on it would teach not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingraft.data.files import ROWS, expand, reject, rows
-from lingraft.problems import Findings, refuse
+from lingraft.data.files import ROWS, Rejected, expand
+from lingraft.data.rows import rows
+from lingraft.data.text import require_some
+from lingraft.problems import Findings
+from lingraft.progress import say
 
 _ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
           "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system"}  # fmt: skip
@@ -44,29 +48,37 @@ class Unusable(Exception):
 
 
 def conversations(paths: Sequence[Path | str], findings: Findings) -> list[Conversation]:
-    """Read every conversation below ``paths``.
+    """Read every conversation below ``paths`` into memory.
 
     Errors: `not-found`, `unknown-format`, `unreadable`, and `data-invalid` by file and line with a count;
     bad rows are left out instead where ``findings`` allows it, but nothing left at all is refused.
     """
-    found: list[Conversation] = []
-    for path in expand(paths, ROWS):
-        bad: list[tuple[int, str]] = []
+    found = list(stream(paths, findings))
+    findings.settle()
+    require_some(bool(found), paths, "no conversation in it")
+    return found
+
+
+def stream(paths: Sequence[Path | str], findings: Findings) -> Iterator[Conversation]:
+    """Yield the conversations one by one, noting bad rows in ``findings`` and saying what each file holds."""
+    for source in expand(paths, ROWS):
+        rejected = Rejected(source)
+        shapes: Counter[str] = Counter()
         total = 0
-        for row in rows(path):
+        for row in rows(source):
             total += 1
             try:
                 if row.error is not None:
                     raise Unusable(row.error)
-                found.append(Conversation(parse(row.value), f"{path}:{row.line}"))
+                messages = parse(row.value)
             except Unusable as why:
-                bad.append((row.line, str(why)))
-        reject(path, bad or ([] if total else [(1, "the file holds no rows")]), total, findings)
-    findings.settle()
-    if not found:
-        refuse("data-invalid", f"{', '.join(map(str, paths))}: no conversation in it",
-               "name files that hold instructions with answers", paths[0] if paths else None)  # fmt: skip
-    return found
+                rejected.add(row.line, str(why))
+                continue
+            shapes[str(shape(row.value))] += 1
+            yield Conversation(messages, f"{source}:{row.line}")
+        if shapes:
+            say(f"{source}: {', '.join(f'{count:,} {name}' for name, count in shapes.most_common())}")
+        rejected.tell(total, findings)
 
 
 def shape(value: Any) -> str | None:

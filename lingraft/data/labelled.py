@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lingraft.data.files import ROWS, Row, expand, kind, read_text, reject, rows
-from lingraft.problems import Findings, refuse
+from lingraft.data.files import ROWS, TABLES, Rejected, Source, Undecodable, expand, explained, kind, opened_text
+from lingraft.data.hub import Hub
+from lingraft.data.rows import Row, rows
+from lingraft.data.text import require_some
+from lingraft.problems import Findings
+from lingraft.progress import say
 
+_LOOK = 100  # rows that decide which column of a table without a header is the text
 _TEXT = ("text", "sentence", "title", "content")
 _CLASS = ("label", "class", "category")
 
@@ -31,47 +36,66 @@ def labelled(paths: Sequence[Path | str], findings: Findings) -> list[Labelled]:
     Errors: `not-found`, `unknown-format`, `unreadable`, `data-invalid` by file and line (left out where allowed).
     """
     found: list[Labelled] = []
-    for path in expand(paths, (".csv", ".tsv", *ROWS)):
-        bad: list[tuple[int, str]] = []
-        total = 0
-        for row in _table(path) if kind(path) in (".csv", ".tsv") else rows(path):
+    for source in expand(paths, (*TABLES, *ROWS)):
+        rejected = Rejected(source)
+        total, before = 0, len(found)
+        names = _class_names(source)
+        for row in _table(source) if isinstance(source, Path) and kind(source) in TABLES else rows(source):
             total += 1
-            pair = None if row.error else _pair(row.value)
+            pair = None if row.error else _pair(row.value, names)
             if pair is None:
-                bad.append((row.line, row.error or "no text with a class in it"))
+                rejected.add(row.line, row.error or "no text with a class in it")
             else:
-                found.append(Labelled(*pair, f"{path}:{row.line}"))
-        reject(path, bad or ([] if total else [(1, "the file holds no rows")]), total, findings)
+                found.append(Labelled(*pair, f"{source}:{row.line}"))
+        if len(found) > before:
+            say(f"{source}: {len(found) - before:,} labelled texts")
+        rejected.tell(total, findings)
     findings.settle()
-    if not found:
-        refuse("data-invalid", f"{', '.join(map(str, paths))}: no labelled text in it", "name files that hold some")
+    require_some(bool(found), paths, "no labelled text in it")
     return found
 
 
 def _table(path: Path) -> Iterator[Row]:
     """Yield rows as {"text", "label"}: by the header where there is one, else the longer column is the text."""
     tab = kind(path) == ".tsv"
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter="\t" if tab else ",",
-                        quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL)  # fmt: skip
-    listed: list[tuple[int, list[str]]] = []
     try:
-        listed.extend((reader.line_num, cells) for cells in reader if cells)
+        with explained(path), opened_text(path, newline="") as file:
+            reader = csv.reader(file, delimiter="\t" if tab else ",", strict=not tab,
+                                quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL)  # fmt: skip
+            yield from _cells(reader)
+    except Undecodable as error:
+        yield Row(error.line, None, str(error))
     except csv.Error as error:
-        yield Row(reader.line_num, None, f"not {kind(path)[1:]}: {error}")
-    if not listed:
+        yield Row(reader.line_num, None, f"not {kind(path)[1:]} from here on ({error})")
+
+
+def _cells(reader: Any) -> Iterator[Row]:
+    listed = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+    first = list(islice(listed, _LOOK))
+    if not first:
         return
-    head = [cell.strip().lower() for cell in listed[0][1]]
+    head = [cell.strip().lower() for cell in first[0][1]]
     at_text = next((head.index(n) for n in _TEXT if n in head), None)
     at_class = next((head.index(n) for n in _CLASS if n in head), None)
     if at_text is None or at_class is None:
-        at_text, at_class = _guess([cells for _, cells in listed])
+        at_text, at_class = _guess([cells for _, cells in first])
     else:
-        listed = listed[1:]
-    for line, cells in listed:
+        first = first[1:]
+    for line, cells in chain(first, listed):
         if len(cells) <= max(at_text, at_class):
             yield Row(line, None, f"{len(cells)} columns instead of {len(head)}")
+        elif "\0" in cells[at_text]:
+            yield Row(line, None, "a NUL byte: the file is damaged, or not text")
         else:
             yield Row(line, {"text": cells[at_text], "label": cells[at_class]})
+
+
+def _class_names(source: Source) -> list[str]:
+    """Return the names behind the class numbers of a Hub data set."""
+    if not isinstance(source, Hub):
+        return []
+    feature = next((source.table.features[n] for n in _CLASS if n in source.table.features), None)
+    return list(getattr(feature, "names", None) or [])
 
 
 def _guess(table: Sequence[Sequence[str]]) -> tuple[int, int]:
@@ -79,11 +103,13 @@ def _guess(table: Sequence[Sequence[str]]) -> tuple[int, int]:
     return (0, 1) if widths[0] >= widths[1] else (1, 0)
 
 
-def _pair(value: Any) -> tuple[str, str] | None:
+def _pair(value: Any, names: Sequence[str]) -> tuple[str, str] | None:
     if not isinstance(value, dict):
         return None
     text = next((value[n] for n in _TEXT if isinstance(value.get(n), str)), "")
     label = next((value[n] for n in _CLASS if isinstance(value.get(n), str | int)), None)
     if not text.strip() or label is None or not str(label).strip():
         return None
+    if isinstance(label, int) and 0 <= label < len(names):
+        label = names[label]
     return text.strip(), str(label).strip()

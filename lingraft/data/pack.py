@@ -1,4 +1,4 @@
-"""Pack texts into blocks of at most ``length`` tokens without padding, and describe what came of it.
+"""Pack texts into blocks of at most ``length`` tokens without padding.
 
 Best fit decreasing: longest first, each into the fullest block that still has room, in time linear in the
 number of texts. Positions restart at each text; the loop keeps the texts of a block apart in attention.
@@ -6,39 +6,44 @@ number of texts. Positions restart at each text; the loop keeps the texts of a b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from lingraft.data.answers import Turns, render
-from lingraft.data.clean import Told
-from lingraft.data.conversations import Conversation
-from lingraft.data.templates import resolve
-from lingraft.data.text import Document
-from lingraft.data.tokens import IGNORED, Segments, cut, of_conversations, of_documents
-from lingraft.problems import Findings, refuse
+from lingraft.data.store import Ints, Longs, Segments
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+_WINDOW = 1 << 16  # segments packed together: more would cost memory and save nothing
 
-_EXAMPLES = 5
-_NAMED = 5  # sources named in a message; the rest are counted
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which segments lie in which block: block i holds ``members[edges[i]:edges[i + 1]]``."""
+
+    members: Longs
+    edges: Longs
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, index: int) -> list[int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.members[self.edges[index] : self.edges[index + 1]].tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Packed(Dataset[dict[str, list[int]]]):
-    """Blocks of whole texts back to back; ``blocks[i]`` holds the numbers of block i's segments.
+    """Blocks of whole texts back to back.
 
     Item i is ``{"input_ids", "labels", "position_ids"}``, lists of equal length ≤ ``length``; positions
     restart at 0 with each text, whose first label is never supervised.
     """
 
     segments: Segments
-    blocks: tuple[tuple[int, ...], ...]
+    blocks: Blocks
     stats: dict[str, Any]
 
     def __len__(self) -> int:
@@ -49,58 +54,24 @@ class Packed(Dataset[dict[str, list[int]]]):
         labels: list[int] = []
         positions: list[int] = []
         for number in self.blocks[index]:
-            start, end = int(self.segments.starts[number]), int(self.segments.starts[number + 1])
-            ids += self.segments.ids[start:end].tolist()
-            labels += self.segments.labels[start:end].tolist()
-            positions += range(end - start)
+            ids += self.segments.ids(number).tolist()
+            labels += self.segments.labels(number).tolist()
+            positions += range(len(ids) - len(positions))
         return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 
-def pack_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Packed:
-    """Pack plain texts for language modelling; a long text is cut into pieces and no tail is dropped."""
-    listed = list(documents)
-    return pack(of_documents(listed, tokenizer, length), tokenizer, length, rows_in=len(listed))
-
-
-def pack_conversations(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase,
-                       template: str, length: int, turns: Turns, findings: Findings) -> Packed:  # fmt: skip
-    """Pack conversations with the loss on answers only.
-
-    Errors: `nothing-supervised` for conversations whose answers lie beyond ``length`` (left out where
-    allowed); those merely cut are told as a warning.
-    """
-    segments = segments_of(conversations, tokenizer, template, length, turns, findings)
-    return pack(segments, tokenizer, length, rows_in=len(conversations))
-
-
-def segments_of(conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, template: str,
-                length: int, turns: Turns, findings: Findings) -> Segments:  # fmt: skip
-    """Render, tokenise and cut conversations to ``length``, and say which. Errors as above."""
-    jinja = resolve(template, tokenizer)
-    rendered = [r for c in conversations for r in render(c, tokenizer, jinja, turns)]
-    kept, over, emptied = cut(of_conversations(rendered, tokenizer), length)
-    if len(emptied):
-        findings.problem("nothing-supervised", f"{len(emptied)} of {len(rendered)} conversations have no answer "
-                         f"left within {length} tokens: {_name(rendered, emptied)}",
-                         "raise `length`, or leave them out knowingly with --allow nothing-supervised",
-                         rendered[int(emptied[0])].source)  # fmt: skip
-    merely_cut = np.setdiff1d(over, emptied)
-    if len(merely_cut):
-        findings.warn("data-invalid", f"{len(merely_cut)} of {len(rendered)} conversations are longer than "
-                      f"{length} tokens and lose their end: {_name(rendered, merely_cut)}",
-                      "raise `length` to keep them whole", rendered[int(merely_cut[0])].source)  # fmt: skip
-    findings.settle()
-    if not len(kept):
-        refuse("nothing-supervised", "no conversation has a label left to learn from", "raise `length`")
-    return kept
-
-
-def pack(segments: Segments, tokenizer: PreTrainedTokenizerBase, length: int, rows_in: int,
-         cleaned: Sequence[Told] = ()) -> Packed:  # fmt: skip
-    """Pack segments (each of at most ``length`` tokens) into blocks, and count; ``cleaned`` joins the count."""
-    blocks = best_fit(segments.lengths.tolist(), length)
-    stats = _stats(segments, blocks, tokenizer, length, rows_in)
-    return Packed(segments, blocks, {**stats, "clean": [asdict(told) for told in cleaned]} if cleaned else stats)
+def pack(lengths: Ints, chosen: Longs, capacity: int) -> Blocks:
+    """Put the chosen segments (one may be chosen more than once) into blocks of ``capacity`` tokens."""
+    members: list[Longs] = []
+    sizes: list[Longs] = []
+    for start in range(0, len(chosen), _WINDOW):
+        window = chosen[start : start + _WINDOW]
+        bins = best_fit(lengths[window].tolist(), capacity)
+        members.append(window[np.array([i for one in bins for i in one], dtype=np.int64)])
+        sizes.append(np.array([len(one) for one in bins], dtype=np.int64))
+    none = np.zeros(0, dtype=np.int64)
+    edges = np.concatenate([[0], np.cumsum(np.concatenate([none, *sizes]))]).astype(np.int64)
+    return Blocks(np.concatenate([none, *members]), edges)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> tuple[tuple[int, ...], ...]:
@@ -124,40 +95,3 @@ def best_fit(lengths: Sequence[int], capacity: int) -> tuple[tuple[int, ...], ..
             room[left - size].append(chosen)
             open_rooms |= 1 << (left - size)
     return tuple(tuple(sorted(b)) for b in sorted(bins, key=min))
-
-
-def _stats(segments: Segments, blocks: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase,
-           length: int, rows_in: int) -> dict[str, Any]:  # fmt: skip
-    tokens = len(segments.ids)
-    counts, edges = np.histogram(segments.lengths, bins=10, range=(0, length))
-    return {
-        "rows_in": rows_in,
-        "rows_out": len(segments),
-        "blocks": len(blocks),
-        "length": length,
-        "tokens": tokens,
-        "supervised_tokens": int((segments.labels != IGNORED).sum()),
-        "padding_share": 1 - tokens / (len(blocks) * length) if blocks else 0.0,
-        "lengths": [
-            {"from": int(edges[i]), "to": int(edges[i + 1]), "rows": int(n)} for i, n in enumerate(counts)
-        ],
-        "examples": [_marked(segments, i, tokenizer) for i in range(min(_EXAMPLES, len(segments)))],
-    }
-
-
-def _marked(segments: Segments, number: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Decode a segment, its supervised stretches between ⟦ and ⟧."""
-    part = slice(int(segments.starts[number]), int(segments.starts[number + 1]))
-    ids, taught = segments.ids[part], segments.labels[part] != IGNORED
-    edges = [0, *(np.flatnonzero(np.diff(taught)) + 1).tolist(), len(ids)]
-    texts = []
-    for start, end in pairwise(edges):
-        text = tokenizer.decode(ids[start:end].tolist())
-        texts.append(f"⟦{text}⟧" if end > start and taught[start] else text)
-    return "".join(texts)
-
-
-def _name(rendered: Sequence[Any], numbers: Iterable[int]) -> str:
-    listed = [rendered[int(i)].source for i in numbers]
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more

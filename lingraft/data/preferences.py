@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from lingraft.data.conversations import Message, Unusable, turn
-from lingraft.data.files import ROWS, expand, reject, rows
-from lingraft.problems import Findings, refuse
+from lingraft.data.files import ROWS, Rejected, expand
+from lingraft.data.rows import rows
+from lingraft.data.text import require_some
+from lingraft.problems import Findings
+from lingraft.progress import say
 
 
 @dataclass(frozen=True)
@@ -32,30 +35,36 @@ def preferences(paths: Sequence[Path | str], findings: Findings) -> list[Prefere
     Errors: `not-found`, `unknown-format`, `unreadable`, `data-invalid` by file and line (left out where allowed).
     """
     found: list[Preference] = []
-    for path in expand(paths, ROWS):
-        bad: list[tuple[int, str]] = []
-        total = 0
-        for row in rows(path):
+    for source in expand(paths, ROWS):
+        rejected = Rejected(source)
+        total, before = 0, len(found)
+        for row in rows(source):
             total += 1
             try:
                 if row.error is not None:
                     raise Unusable(row.error)
-                found.append(_parse(row.value, f"{path}:{row.line}"))
+                found.append(_parse(row.value, f"{source}:{row.line}"))
             except Unusable as why:
-                bad.append((row.line, str(why)))
-        reject(path, bad or ([] if total else [(1, "the file holds no rows")]), total, findings)
+                rejected.add(row.line, str(why))
+        if len(found) > before:
+            say(f"{source}: {len(found) - before:,} preferences")
+        rejected.tell(total, findings)
     findings.settle()
-    if not found:
-        refuse("data-invalid", f"{', '.join(map(str, paths))}: no preference in it", "name files that hold some")
+    require_some(bool(found), paths, "no preference in it")
     return found
 
 
 def _parse(value: Any, source: str) -> Preference:
     if not isinstance(value, dict) or "chosen" not in value or "rejected" not in value:
         raise Unusable("no `chosen` and `rejected` in it")
-    asked = value.get("prompt", value.get("conversations", value.get("messages")))
+    asked = next((value[k] for k in ("prompt", "question", "conversations", "messages") if k in value), None)
     sides = [value["chosen"], value["rejected"]]
-    if asked is None and all(isinstance(s, list) and len(s) > 1 for s in sides):
+    if asked is None and isinstance(value.get("instruction"), str):
+        given = value.get("input")
+        asked = f"{value['instruction']}\n{given}" if isinstance(given, str) and given.strip() else value["instruction"]
+    elif asked is None and all(isinstance(s, list) and len(s) > 1 for s in sides):
+        if sides[0][:-1] != sides[1][:-1]:
+            raise Unusable("chosen and rejected do not begin with the same turns")
         asked, sides = sides[0][:-1], [s[-1:] for s in sides]
     if isinstance(asked, str):
         prompt: tuple[Message, ...] = (Message("user", asked),)
@@ -63,6 +72,9 @@ def _parse(value: Any, source: str) -> Preference:
         prompt = tuple(turn(item) for item in asked)
     else:
         raise Unusable("no prompt in it")
+    system = value.get("system")
+    if isinstance(system, str) and system.strip() and prompt[0].role != "system":
+        prompt = (Message("system", system), *prompt)
     if prompt[-1].role != "user" or not prompt[-1].content.strip():
         raise Unusable("the prompt does not end with a question")
     chosen, rejected = (_answer(side) for side in sides)

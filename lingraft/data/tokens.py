@@ -1,51 +1,44 @@
-"""Texts as one flat array of tokens with labels: what packing, mixing and counting work on."""
+"""From texts to tokens with labels, as a stream: the tokenizer's own threads use every core, a batch ahead of us."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from lingraft.data.answers import Rendered
+from lingraft.data.seams import Cutter, Encode, Part
+from lingraft.data.store import Ints, Piece
 from lingraft.data.text import Document
+from lingraft.problems import refuse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Ints = npt.NDArray[np.int32]
-Longs = npt.NDArray[np.int64]
-Item = TypeVar("Item")
-IGNORED = -100  # torch's ignore_index
-_BATCH = 256  # texts handed to the tokenizer at once
+Given = TypeVar("Given")
+Result = TypeVar("Result")
+_CHARACTERS = 1_000_000  # of text handed to the tokenizer at once
+_CONVERSATIONS = 256
+_NAMED = 5  # sources named in a message; the rest are counted
 
 
-@dataclass(frozen=True)
-class Segments:
-    """Texts back to back: ``ids`` and ``labels`` int32 [tokens]; segment i is [starts[i], starts[i+1])."""
+@dataclass
+class Cuts:
+    """Conversations that did not fit into the length: how many lost their end, how many their last label."""
 
-    ids: Ints
-    labels: Ints
-    starts: Longs
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    @property
-    def lengths(self) -> Longs:
-        """Return the number of tokens of each segment, int64 [segments]."""
-        return np.diff(self.starts)
-
-    def take(self, chosen: npt.NDArray[np.intp] | Sequence[int]) -> Segments:
-        """Return the chosen segments, in that order; one may be chosen more than once."""
-        parts = [slice(int(self.starts[i]), int(self.starts[i + 1])) for i in chosen]
-        return _join([self.ids[p] for p in parts], [self.labels[p] for p in parts])
+    rendered: int = 0
+    cut: int = 0
+    emptied: int = 0
+    cut_first: list[str] = field(default_factory=list)
+    emptied_first: list[str] = field(default_factory=list)
 
 
-def of_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Segments:
+def of_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Piece]:
     """Tokenise documents for language modelling: every token is a label but the first of each piece.
 
     A document begins with BOS and ends with EOS where the tokenizer has them; a long one is cut into
@@ -53,110 +46,131 @@ def of_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBa
     """
     before = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     after = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    pieces: list[Ints] = []
-    for batch in _batches(documents):
-        for found in _encode([d.text for d in batch], tokenizer):
-            ids = np.asarray([*before, *found, *after], dtype=np.int32)
-            pieces.extend(ids[at : at + length] for at in range(0, len(ids), length))
-    return _join(pieces, [_all_but_first(p) for p in pieces])
+    cutter = Cutter(encoder(tokenizer))
+    held: list[Ints] = [_ints(before)]
+    size = len(before)
+    for parts, found in _ahead(_batches(_parts(documents, cutter)), lambda batch: _encode(cutter, batch)):
+        for part, ids in zip(parts, found, strict=True):
+            held.append(_ints(after if part is None else ids))
+            size += len(held[-1])
+            if part is None or size >= length:
+                whole = np.concatenate(held)
+                stop = len(whole) if part is None else len(whole) // length * length
+                yield from (_piece(whole[at : at + length]) for at in range(0, stop, length))
+                held = [_ints(before) if part is None else whole[stop:]]
+                size = len(held[0])
 
 
-def of_conversations(rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerBase) -> Segments:
-    """Tokenise rendered conversations: only tokens that lie wholly inside an answer are labels."""
-    ids: list[Ints] = []
-    labels: list[Ints] = []
-    for batch in _batches(rendered):
-        encoded = tokenizer([r.text for r in batch], add_special_tokens=False, return_offsets_mapping=True,
-                            return_attention_mask=False, verbose=False)  # fmt: skip
-        for one, found, offsets in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            row = np.asarray(found, dtype=np.int32)
-            ids.append(row)
-            labels.append(_only_answers(row, np.asarray(offsets, dtype=np.int64).reshape(-1, 2), one.spans))
-    return _join(ids, labels)
+def of_conversations(rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerBase, length: int,
+                     cuts: Cuts) -> Iterator[Piece]:  # fmt: skip
+    """Tokenise rendered conversations: only tokens that lie wholly inside an answer are labels.
 
-
-def cut(segments: Segments, length: int) -> tuple[Segments, Longs, Longs]:
-    """Cut segments at ``length``; return those that keep a label, and the numbers of those cut and emptied."""
-    bounds = np.minimum(segments.starts[1:], segments.starts[:-1] + length)
-    parts = [slice(int(a), int(b)) for a, b in zip(segments.starts[:-1], bounds, strict=True)]
-    kept = np.array([bool((segments.labels[p] != IGNORED).any()) for p in parts], dtype=bool)
-    over = np.flatnonzero(segments.lengths > length)
-    whole = _join([segments.ids[p] for p, k in zip(parts, kept, strict=True) if k],
-                  [segments.labels[p] for p, k in zip(parts, kept, strict=True) if k])  # fmt: skip
-    return whole, over, np.flatnonzero(~kept)
-
-
-def mix(parts: Sequence[tuple[Segments, float]], seed: int) -> Segments:
-    """Mix sources so that their tokens stand in proportion to their weights.
-
-    The source of the greatest weight is used once and whole; the others are drawn at random, repeated or
-    left out in part, to fit it.
+    What is longer than ``length`` is cut there, and left out where no label remains; ``cuts`` keeps count.
     """
-    anchor, heaviest = max(parts, key=lambda part: part[1])
-    per_weight = len(anchor.ids) / heaviest
-    rngs = [np.random.default_rng((seed, number)) for number in range(len(parts))]
-    drawn = [part if part is anchor else _draw(part, weight * per_weight, rng)
-             for (part, weight), rng in zip(parts, rngs, strict=True)]  # fmt: skip
-    return concatenate(drawn)
+    encode = _with_offsets(tokenizer)
+    source = iter(rendered)
+    batches = iter(lambda: list(islice(source, _CONVERSATIONS)), [])
+    for batch, found in _ahead(batches, lambda batch: encode([r.text for r in batch])):
+        for one, (ids, offsets) in zip(batch, found, strict=True):
+            taught = _answers(np.asarray(offsets, dtype=np.int64).reshape(-1, 2), one.spans)
+            piece = _fitted(_ints(ids), taught, length, one.source, cuts)
+            if piece is not None:
+                yield piece
 
 
-def concatenate(parts: Sequence[Segments]) -> Segments:
-    """Return the segments of several sources one after another."""
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.concatenate([p.lengths for p in parts])
-    return Segments(
-        np.concatenate([p.ids for p in parts]), np.concatenate([p.labels for p in parts]), _starts(lengths)
-    )
+def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
+    """Return a function from texts to tokens, without special tokens and without any cut."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return lambda texts: list(tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"])
+    # A tokenizer.json may carry a truncation of its own; nothing is to be cut in silence.
+    backend.no_truncation()
+    backend.no_padding()
+    # encode_batch_fast leaves out the offsets, which nobody needs here.
+    return lambda texts: [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
-def _draw(part: Segments, tokens: float, rng: np.random.Generator) -> Segments:
-    if not len(part) or not len(part.ids):
-        return part
-    chosen: list[int] = []
-    have = 0
-    while have < tokens:
-        for i in rng.permutation(len(part)):
-            if have >= tokens:
-                break
-            chosen.append(int(i))
-            have += int(part.lengths[i])
-    return part.take(chosen)
+def _with_offsets(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], list[tuple[list[int], Any]]]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        refuse("tokenizer-mismatch", f"{type(tokenizer).__name__} cannot say which characters a token stands for",
+               "give the base a tokenizer.json: transformers makes one on save_pretrained")  # fmt: skip
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda texts: [(e.ids, e.offsets) for e in backend.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    source = iter(items)
-    while batch := list(islice(source, _BATCH)):
+def _parts(documents: Iterable[Document], cutter: Cutter) -> Iterator[Part | None]:
+    """Yield the parts of each document, and None behind its last."""
+    source = iter(documents)
+
+    def blocks(first: Document) -> Iterator[str]:
+        yield first.text
+        while first.more:
+            first = next(source)
+            yield first.text
+
+    for document in source:
+        yield from cutter.cut(blocks(document))
+        yield None
+
+
+def _batches(parts: Iterable[Part | None]) -> Iterator[list[Part | None]]:
+    batch: list[Part | None] = []
+    size = 0
+    for part in parts:
+        batch.append(part)
+        size += 0 if part is None else len(part.text)
+        if size >= _CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
-    # encode_batch_fast leaves out the offsets, which nobody needs here.
-    return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+def _encode(cutter: Cutter, batch: Sequence[Part | None]) -> list[list[int]]:
+    found = iter(cutter.tokens([part for part in batch if part is not None]))
+    return [[] if part is None else next(found) for part in batch]
 
 
-def _only_answers(ids: Ints, offsets: Longs, spans: Sequence[tuple[int, int]]) -> Ints:
-    inside = np.zeros(len(ids), dtype=bool)
+def _ahead(batches: Iterable[Given], work: Callable[[Given], Result]) -> Iterator[tuple[Given, Result]]:
+    """Yield each batch with what ``work`` makes of it, the next one in work meanwhile."""
+    waiting: deque[tuple[Given, Future[Result]]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for batch in batches:
+            waiting.append((batch, pool.submit(work, batch)))
+            if len(waiting) > 1:
+                done, result = waiting.popleft()
+                yield done, result.result()
+        for done, result in waiting:
+            yield done, result.result()
+
+
+def _fitted(ids: Ints, taught: Sequence[int], length: int, source: str, cuts: Cuts) -> Piece | None:
+    cuts.rendered += 1
+    spans = [(a, min(b, length)) for a, b in pairwise(taught) if a < length][::2]
+    if not spans:
+        cuts.emptied += 1
+        cuts.emptied_first += [source] * (len(cuts.emptied_first) < _NAMED)
+        return None
+    if len(ids) > length:
+        cuts.cut += 1
+        cuts.cut_first += [source] * (len(cuts.cut_first) < _NAMED)
+    return Piece(ids[:length], tuple(edge for span in spans for edge in span))
+
+
+def _answers(offsets: Any, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return where runs of tokens inside ``spans`` begin and end; the first token of a text is never one."""
+    inside = np.zeros(len(offsets) + 2, dtype=bool)
     for start, end in spans:
-        inside |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > start)
-    inside[:1] = False
-    return np.where(inside, ids, np.int32(IGNORED)).astype(np.int32)
+        inside[1:-1] |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > start)
+    inside[:2] = False
+    return np.flatnonzero(np.diff(inside)).tolist()
 
 
-def _all_but_first(ids: Ints) -> Ints:
-    labels = ids.copy()
-    labels[:1] = IGNORED
-    return labels
+def _piece(ids: Ints) -> Piece:
+    return Piece(ids, (1, len(ids)) if len(ids) > 1 else ())
 
 
-def _join(ids: Sequence[Ints], labels: Sequence[Ints]) -> Segments:
-    lengths = np.array([len(i) for i in ids], dtype=np.int64)
-    empty = np.zeros(0, dtype=np.int32)
-    return Segments(np.concatenate([empty, *ids]), np.concatenate([empty, *labels]), _starts(lengths))
-
-
-def _starts(lengths: Longs) -> Longs:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+def _ints(ids: Sequence[int]) -> Ints:
+    return np.array(ids, dtype=np.int32)

@@ -8,16 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from lingraft.data.text import Document
 from lingraft.problems import Findings, Refusal
 from lingraft.recipe import Pretrain, Sft, Training, resolve
-
-if TYPE_CHECKING:
-    from lingraft.data.tokens import Segments
 
 _SAMPLE = 1000  # conversations that are tokenised
 _SAMPLE_CHARACTERS = 2_000_000  # of plain text
@@ -84,8 +79,8 @@ def _count(block: Training, paths: Sequence[Path], tokenizer: Any) -> Supervised
     if isinstance(block, Sft):
         return _conversations(block, paths, tokenizer)
     from lingraft.data.files import ROWS, TEXT, expand
+    from lingraft.data.prepare import pack_items
     from lingraft.data.text import stream
-    from lingraft.data.tokens import of_documents
 
     sample: list[Document] = []
     seen = 0
@@ -98,24 +93,23 @@ def _count(block: Training, paths: Sequence[Path], tokenizer: Any) -> Supervised
         whole = whole and len(part) == len(document.text)
         sample.append(Document(part, document.source))
         seen += len(part)
-    tokens = _supervised(of_documents(sample, tokenizer, block.length))
+    tokens = int(pack_items(sample, tokenizer, block.length).stats["supervised_tokens"])
     if whole:
         return Supervised(tokens, True)
-    there = sum(p.stat().st_size for p in expand(paths, TEXT + ROWS))
+    there = sum(p.stat().st_size for p in expand(paths, TEXT + ROWS) if isinstance(p, Path))
     read = sum(len(d.text.encode()) for d in sample)
     return Supervised(round(tokens * max(1.0, there / max(read, 1))), False)
 
 
 def _conversations(block: Sft, paths: Sequence[Path], tokenizer: Any) -> Supervised:
     from lingraft.data.conversations import conversations
-    from lingraft.data.pack import segments_of
+    from lingraft.data.prepare import pack_items
+    from lingraft.data.templates import resolve as resolve_template
 
     known = conversations(paths, Findings())
     sample = known[:: max(1, len(known) // _SAMPLE)]
     findings = Findings(allow=frozenset({"nothing-supervised"}))
-    tokens = _supervised(segments_of(sample, tokenizer, block.template, block.length, block.turns, findings))
+    template = resolve_template(block.template, tokenizer)
+    packed = pack_items(sample, tokenizer, block.length, template, block.turns, findings)
+    tokens = int(packed.stats["supervised_tokens"])
     return Supervised(round(tokens * len(known) / max(len(sample), 1)), len(sample) == len(known))
-
-
-def _supervised(segments: Segments) -> int:
-    return int(np.count_nonzero(segments.labels != -100))

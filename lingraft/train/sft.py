@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lingraft.data.conversations import Conversation, conversations
-from lingraft.data.pack import pack, segments_of
+from lingraft.data.make import Order
+from lingraft.data.prepare import prepare as prepare_data
 from lingraft.data.templates import resolve
-from lingraft.data.tokens import Segments
 from lingraft.models import load_tokenizer
 from lingraft.recipe import Sft
-from lingraft.train.contradictions import contradictions
 from lingraft.train.loop import train
-from lingraft.train.sources import gather, refuse_unoffered
+from lingraft.train.sources import protected
 from lingraft.train.stage import Examples, Stage
 
 
@@ -31,18 +28,7 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """
     block = stage.block
     assert isinstance(block, Sft)
-    refuse_unoffered(block, stage.name, "augment")
     template = resolve(block.template, tokenizer)
-    seen: list[Conversation] = []
-
-    def tokenise(items: list[Conversation]) -> Segments:
-        seen.extend(items)
-        return segments_of(items, tokenizer, template, block.length, block.turns, stage.findings)
-
-    found = gather(block, stage.seed, lambda paths: conversations(paths, stage.findings), tokenise)
-    validation = None
-    if found.validation is not None:
-        validation = pack(found.validation, tokenizer, block.length, found.validation_rows)
-    packed = pack(found.train, tokenizer, block.length, found.rows, found.cleaned)
-    twice = contradictions((str(c.messages[:-1]), c.messages[-1].content, c.source) for c in seen)
-    return Examples(replace(packed, stats={**packed.stats, "contradictions": twice}), validation, tokenizer, template)
+    order = Order(block, "conversations", stage.seed, template, block.turns, protected(stage.recipe))
+    ready = prepare_data(order, tokenizer, stage.findings)
+    return Examples(ready.train, ready.validation, tokenizer, template)

@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 
-from lingraft.data.clean import clean, steps_of
+from lingraft.data.clean import Told, clean, steps_of
 from lingraft.data.conversations import Conversation, Message
 from lingraft.data.text import Document
 from lingraft.problems import Refusal
+
+
+def _clean(items: list[Any], steps: list[Any]) -> tuple[list[Any], list[Told]]:
+    chosen = steps_of(steps)
+    told = [Told(step.name) for step in chosen]
+    return list(clean(items, chosen, told)), told
 
 
 @pytest.mark.parametrize(("step", "before", "after"), [
@@ -25,7 +31,7 @@ def test_a_mending_step_changes_only_what_it_means(step: str, before: str, after
         pytest.importorskip("ftfy")
     if step in ("simplified", "traditional"):
         pytest.importorskip("opencc")
-    (found,), (told,) = clean([Document(before, "x")], steps_of([step]))
+    (found,), (told,) = _clean([Document(before, "x")], [step])
     assert found.text == after and told.changed == 1 and told.removed == 0
 
 
@@ -40,15 +46,15 @@ LONG = "春天来了，小河的冰化了，柳树发出新芽，孩子们在草
 ])  # fmt: skip
 def test_a_judging_step_drops_rows_and_counts_them(step: Any, texts: list[str], left: int) -> None:
     if step == "near_duplicates":
-        pytest.importorskip("datasketch")
-    found, (told,) = clean([Document(t, "x") for t in texts], steps_of([step]))
+        pytest.importorskip("rensa")
+    found, (told,) = _clean([Document(t, "x") for t in texts], [step])
     assert len(found) == left and told.removed == len(texts) - left and told.examples
 
 
 def test_conversations_are_mended_message_by_message_and_dropped_when_emptied() -> None:
     talks = [Conversation((Message("user", "<b>问</b>"), Message("assistant", "答")), "x"),
              Conversation((Message("user", "问"), Message("assistant", "<br>")), "y")]  # fmt: skip
-    found, (told,) = clean(talks, steps_of(["tags"]))
+    found, (told,) = _clean(talks, ["tags"])
     assert [m.content for m in found[0].messages] == ["问", "答"] and told.removed == 1
 
 

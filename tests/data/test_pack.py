@@ -9,21 +9,25 @@ import numpy as np
 import pytest
 
 from lingraft.data.conversations import Conversation, Message
-from lingraft.data.pack import Packed, best_fit, pack_conversations, pack_documents
+from lingraft.data.mix import Part, draw
+from lingraft.data.pack import Packed, best_fit
+from lingraft.data.prepare import pack_items
+from lingraft.data.templates import resolve
 from lingraft.data.text import Document
-from lingraft.data.tokens import Segments, mix
 from lingraft.problems import Findings, Refusal
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tiny_llama: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(tiny_llama)
 
 
 def _talk(*turns: str, source: str = "x.jsonl:1") -> Conversation:
     return Conversation(tuple(Message(("user", "assistant")[i % 2], t) for i, t in enumerate(turns)), source)
+
+
+def pack_documents(documents: list[Document], tokenizer: Any, length: int) -> Packed:
+    return pack_items(documents, tokenizer, length)
+
+
+def pack_conversations(talks: list[Conversation], tokenizer: Any, template: str, length: int, turns: Any,
+                       findings: Findings) -> Packed:  # fmt: skip
+    return pack_items(talks, tokenizer, length, resolve(template, tokenizer), turns, findings)
 
 
 def _supervised(packed: Packed, tokenizer: Any) -> str:
@@ -43,7 +47,7 @@ def test_bins_hold_every_item_once_and_never_overflow(seed: int) -> None:
 def test_a_long_document_is_cut_into_pieces_and_no_tail_is_dropped(tokenizer: Any) -> None:
     text = "春天来了。" * 50
     packed = pack_documents([Document(text, "a")], tokenizer, 64)
-    ids = [t for number in range(len(packed.segments)) for t in packed.segments.take([number]).ids.tolist()]
+    ids = [t for number in range(len(packed.segments)) for t in packed.segments.ids(number).tolist()]
     assert ids == [1, *tokenizer(text)["input_ids"], 2]
     assert packed.stats["tokens"] == len(ids) and all(len(packed[i]["input_ids"]) <= 64 for i in range(len(packed)))
 
@@ -107,13 +111,12 @@ def test_an_answer_beyond_the_length_is_refused_and_a_cut_is_told(tokenizer: Any
     assert findings.warnings[0].code == "data-invalid"
 
 
-def test_a_mixture_holds_its_sources_in_proportion_of_tokens() -> None:
-    def source(token: int, count: int) -> Segments:
-        return Segments(np.full(count * 10, token, np.int32), np.full(count * 10, token, np.int32),
-                        np.arange(0, count * 10 + 1, 10))  # fmt: skip
-
-    mixed = mix([(source(1, 90), 9.0), (source(2, 3), 1.0)], seed=0)
-    assert (mixed.ids == 1).sum() == 900 and (mixed.ids == 2).sum() == 100
+def test_a_mixture_holds_its_sources_in_proportion_of_tokens_and_counts_repeats() -> None:
+    lengths = np.full(93, 10, np.int32)
+    chosen, told = draw([Part("zh", 9.0, np.arange(90)), Part("en", 1.0, np.arange(90, 93))], lengths, seed=0)
+    assert (chosen < 90).sum() == 90 and (chosen >= 90).sum() == 10
+    assert [t["share"] for t in told] == [0.9, 0.1] and [t["epochs"] for t in told] == [1.0, round(10 / 3, 3)]
+    assert np.bincount(chosen)[90:].tolist() in ([3, 3, 4], [3, 4, 3], [4, 3, 3])
 
 
 def test_a_thousand_instructions_pack_with_less_than_two_percent_padding(tokenizer: Any, test_data: Path) -> None:

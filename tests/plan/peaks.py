@@ -118,8 +118,8 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     import torch
 
     import lingraft.train.dry_run  # noqa: F401
-    from lingraft.data.pack import pack
-    from lingraft.data.tokens import Segments
+    from lingraft.data.prepare import pack_pieces
+    from lingraft.data.store import Piece
     from lingraft.models import load_tokenizer
     from lingraft.plan.skeleton import build, read_config
     from lingraft.plan.strategies import NAMED
@@ -133,16 +133,14 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     sys.stdin.readline()
     length, count = combination["length"], 16
     ids = np.random.default_rng(0).integers(3, 390, length * count, dtype=np.int32)
-    labels = ids.copy()
-    labels[::length] = -100
-    segments = Segments(ids, labels, np.arange(0, length * count + 1, length, dtype=np.int64))
+    pieces = [Piece(ids[at : at + length], (1, length)) for at in range(0, len(ids), length)]
     config = read_config(model)
     techniques = NAMED[combination["strategy"]].techniques(build(config), config)
     block = Pretrain(data=str(model), length=length, techniques=list(techniques),
                      trainer={**combination["trainer"], "max_steps": STEPS})  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage("pretrain", block, model, (), Path(scratch) / "out", Path(scratch) / "work")
-        result = train(stage, Examples(pack(segments, tokenizer, length, count), None, tokenizer))
+        result = train(stage, Examples(pack_pieces(pieces, tokenizer, length, count), None, tokenizer))
     print(json.dumps({"seconds_per_1k_tokens": 1000 / result["tokens_per_second"]}), flush=True)
 
 

@@ -1,0 +1,65 @@
+"""Lay items aside on the disk until it is known how many there are, and go through them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lingraft.data.conversations import Conversation, Message
+from lingraft.data.text import Document
+from lingraft.problems import refuse
+
+Item = TypeVar("Item", Document, Conversation)
+Mask = npt.NDArray[np.bool_]
+
+
+class Spool(Generic[Item]):
+    """Items in a file; the blocks of one document count as one row."""
+
+    def __init__(self, items: Iterable[Item], path: Path) -> None:
+        self.path = path
+        self.rows = 0
+        with path.open("w", encoding="utf-8") as file:
+            for item in items:
+                file.write(json.dumps(asdict(item)) + "\n")
+                self.rows += not getattr(item, "more", False)
+
+    def __iter__(self) -> Iterator[tuple[int, Item]]:
+        """Yield each item with the number of its row."""
+        number = 0
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                item: Any = _item(json.loads(line))
+                yield number, item
+                number += not getattr(item, "more", False)
+
+    def hold_out(self, share: float, seed: int, name: str) -> Mask:
+        """Choose a random ``share`` of the rows, at least one: bool [rows]. Error: `data-invalid`."""
+        count = max(1, round(self.rows * share))
+        if not 0 < share < 1 or count >= self.rows:
+            refuse("data-invalid", f"{name}: a validation share of {share:g} of {self.rows} rows leaves nothing to "
+                   f"{'train on' if share > 0 else 'validate with'}", "give more data, a smaller share, or a path",
+                   name)  # fmt: skip
+        held = np.zeros(self.rows, dtype=bool)
+        held[np.random.default_rng(seed).permutation(self.rows)[:count]] = True
+        return held
+
+    def chosen(self, rows: Mask) -> Callable[[], Iterator[Item]]:
+        """Return a stream of the items of the rows that ``rows`` holds true, to be begun at will."""
+        return lambda: (item for number, item in self if rows[number])
+
+    def rest(self, rows: Mask) -> Callable[[], Iterator[Item]]:
+        """Return a stream of the others."""
+        return self.chosen(~rows)
+
+
+def _item(value: dict[str, Any]) -> Document | Conversation:
+    if "messages" in value:
+        return Conversation(tuple(Message(**m) for m in value["messages"]), value["source"])
+    return Document(**value)
