@@ -99,8 +99,9 @@ def trl(task, packing):
     from trl import SFTConfig, SFTTrainer
 
     rows = chosen_rows(task)
-    table = Dataset.from_list([{"input_ids": r["input_ids"],
-                                "completion_mask": [int(x != IGNORED) for x in r["labels"]]} for r in rows])  # fmt: skip
+    masks = [[int(label != IGNORED) for label in row["labels"]] for row in rows]
+    table = Dataset.from_list([{"input_ids": row["input_ids"], "completion_mask": mask}
+                               for row, mask in zip(rows, masks, strict=True)])  # fmt: skip
     blocks = {"per_device_train_batch_size": task["blocks"]} if packing else {}
     # gradient_checkpointing is trl's default; with it the same work takes a third longer and less memory.
     arguments = SFTConfig(**settings(task, packing=packing, max_length=task["length"], completion_only_loss=True,

@@ -82,6 +82,8 @@ def train(stage: Stage, examples: Examples) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 2),
         "tokens_per_second": round((steps - done) * ready.tokens_per_step / max(trained, 1e-9), 1),
         "dtype": ready.dtype,
+        "processes": group.size(),
+        "spread": strategy.running(trainer.model_wrapped),
         "data": examples.train.stats,
         "log": read_log(arguments_of.log_path(stage)),
         "diagnosis": [d.as_json() for d in diagnose(read_log(arguments_of.log_path(stage)), examples.train.stats)],

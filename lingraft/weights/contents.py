@@ -52,15 +52,19 @@ RULES: tuple[tuple[str, str, str, bool], ...] = (
     (r"scaler\.pt", "loss scale of fp16 training", RESUMING, True),
     (r"trainer_state\.json", "log of losses, step reached, best checkpoint", "resuming, and reading the curves", True),
     (r"training_args\.bin", "a pickle of the settings; never opened here", "reading back how it was trained", True),
+    (r"trained\.safetensors", "what lingraft was training, under the live model's names", RESUMING, True),
+    (r"digests\.json", "digests of a checkpoint's files: it is whole, or not used", RESUMING, True),
+    (r"\.metadata", "index of a torch distributed checkpoint", RESUMING, True),
+    (r"decision\.json|processes", "what a stage decided at its first start", RESUMING, True),
     (r"latest", "the name of DeepSpeed's newest step", RESUMING, True),
-    (r"zero_to_fp32\.py", "DeepSpeed's script to gather weights; never run here", NOTHING, True),
+    (r"zero_to_(fp32|torch)\.py", "DeepSpeed's script to gather weights; never run here", NOTHING, True),
     (r"(all|train|eval)_results\.json", "figures of the run", "reading them", True),
     (r"events\.out\.tfevents.*", "TensorBoard log", "reading the curves", True),
     (r"(log|metrics)\.jsonl|.*\.log", "log", "reading the curves", True),
     (r"report\.html|verify\.json|evaluate\.json|vocab\.json", "report", "reading it", True),
     (r"LICENSE.*|NOTICE.*|USE_POLICY.*", "licence", "knowing what its use is bound to", False),
     (r".*\.md", "text for people", "reading it", True),
-    (r"key|\.gitattributes|\.gitignore|checklist\.chk", "bookkeeping", NOTHING, True),
+    (r"key|lock|seconds|\.gitattributes|\.gitignore|checklist\.chk", "bookkeeping", NOTHING, True),
 )  # fmt: skip
 
 

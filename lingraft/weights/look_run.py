@@ -16,6 +16,7 @@ from lingraft.weights.look_model import Facts, look_at_model, note_empty
 from lingraft.weights.shards import Read, shards_of
 
 STATE = "trainer_state.json"
+RESUMABLE = "trained.safetensors"  # what our own checkpoints hold
 LATER_FIRST = ("classify", "prefer", "sft", "pretrain")  # our own stages: the later one stands on the earlier ones
 
 
@@ -56,6 +57,8 @@ def look_at_checkpoint(path: Path, read: Read, findings: Findings) -> Facts:
     """Look at one checkpoint-N: the adapter or model in it, else its DeepSpeed state."""
     _state(path, findings)
     result = result_in(path)
+    if result is None and RESUMABLE in names_in(path):
+        return Facts()  # `lingraft run` goes on from it, and makes the adapter
     if result is None:
         findings.problem("not-found", f"{path} holds no adapter, model or DeepSpeed state",
                          "use an earlier checkpoint", path)

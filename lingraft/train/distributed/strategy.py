@@ -87,7 +87,7 @@ def label(spread: Distributed) -> str:
 
 
 def running(wrapped: Any) -> str:
-    """Return what a wrapped model really runs as: ZeRO-n, FSDP2, DDP, or alone."""
+    """Return what a wrapped model really runs as: ZeRO-n, FSDP2 (every parameter a DTensor), DDP, or alone."""
     from torch.distributed.tensor import DTensor
     from torch.nn.parallel import DistributedDataParallel
 
@@ -105,7 +105,8 @@ def require_real(spread: Distributed, wrapped: Any) -> None:
     found, wanted = running(wrapped), label(spread)
     if found != wanted or dist.get_world_size() != group.size():
         refuse("recipe-invalid", f"distributed: {wanted} over {group.size()} processes is asked for, but {found} "
-               f"over {dist.get_world_size()} would run", "check the versions of torch, accelerate and deepspeed")  # fmt: skip
+               f"over {dist.get_world_size()} would run",
+               "check the versions of torch, accelerate and deepspeed")  # fmt: skip
 
 
 def forget() -> None:
