@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from lingraft.language import told
+from lingraft.language import told, told_summary
 from lingraft.outcome import Outcome, attempt
 from lingraft.problems import CODES, Findings
 from lingraft.progress import say
@@ -60,7 +60,7 @@ def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | Non
     elif outcome.result:
         from lingraft.show import plain
 
-        print((show or plain)(outcome.result))
+        print(told_summary((show or plain)(outcome.result)))
     if outcome.bug is not None:
         say(f"lingraft failed, which is a bug: {outcome.bug} (LINGRAFT_TRACEBACK=1 shows where)")
     if json_out:

@@ -30,3 +30,12 @@ def chinese(text: str) -> str:
     from lingraft.language.catalogue import shipped
 
     return shipped().translate(text)
+
+
+def told_summary(text: str) -> str:
+    """Return what a verb prints at its end in the user's language."""
+    if language() == "en":
+        return text
+    from lingraft.language.summary import summary
+
+    return summary(text)

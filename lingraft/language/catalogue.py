@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
+HOME = Path(__file__).parent / "zh"
 HOLE = re.compile(r"\{\d+\}")
 DEPTH = 5  # sentences inside sentences
 SHORT = 8  # letters of literal text; with fewer, a template fits too much
@@ -24,6 +25,7 @@ class Catalogue:
     """English templates and what they become."""
 
     entries: Mapping[str, str]
+    short: int = SHORT
 
     @cached_property
     def _with_holes(self) -> list[tuple[str, list[str]]]:
@@ -41,7 +43,7 @@ class Catalogue:
             if values is None:
                 continue
             told = [self._inner(value, depth) for value in values]
-            if sum(map(len, parts)) >= SHORT or not _left(values, told):
+            if sum(map(len, parts)) >= self.short or not _left(values, told):
                 return _filled(self.entries[template], told)
         return text
 
@@ -67,9 +69,11 @@ def _filled(template: str, values: list[str]) -> str:
 
 
 @cache
-def shipped() -> Catalogue:
-    """Return the catalogue that comes with lingraft."""
+def shipped(*names: str, short: int = SHORT) -> Catalogue:
+    """Return the catalogue that comes with lingraft: the files named, or everything that is said in messages."""
+    files = sorted(HOME.glob("*.json")) if not names else [HOME / f"{name}.json" for name in names]
     entries: dict[str, str] = {}
-    for file in sorted((Path(__file__).parent / "zh").glob("*.json")):
-        entries |= json.loads(file.read_text(encoding="utf-8"))
-    return Catalogue(entries)
+    for file in files:
+        if names or file.stem != "summary":
+            entries |= json.loads(file.read_text(encoding="utf-8"))
+    return Catalogue(entries, short)
