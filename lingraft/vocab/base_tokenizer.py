@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from lingraft.problems import refuse
-from lingraft.vocab import extend_bpe, extend_sentencepiece, learn, learn_sentencepiece
+from lingraft.vocab import extend_bpe, extend_sentencepiece, extend_unigram, learn, learn_sentencepiece
 from lingraft.vocab.learn import Pieces
 from lingraft.vocab.learn_bpe import to_bytes
 from lingraft.vocab.unite import SPACE
@@ -91,14 +91,47 @@ class SentencePiece:
         extend_sentencepiece.write_tokenizer(self.base, out, files, [piece.text for piece in pieces])
 
 
+@dataclass(frozen=True)
+class Unigram:
+    """Unigram with scores: XGLM, and SentencePiece models of that type."""
+
+    base: Path
+    description: dict[str, Any]
+    fast: tokenizers.Tokenizer
+
+    @property
+    def size(self) -> int:
+        return extend_unigram.size_of(self.description)
+
+    def known(self) -> set[str]:
+        return set(self.fast.get_vocab())
+
+    def learn(self, runs: Mapping[str, int], size: int) -> Pieces:
+        return learn_sentencepiece.learn(runs, self.known(), self._costs, size, "unigram")
+
+    def _costs(self, texts: Sequence[str]) -> list[int]:
+        """Count old tokens; where a character is unknown, which loses it, as many as its bytes would be."""
+        unknown = self.description["model"].get("unk_id")
+        return [3 * len(text) if unknown in ids else len(ids)
+                for text, ids in zip(texts, self.old_pieces(texts), strict=True)]  # fmt: skip
+
+    def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        return extend_sentencepiece.old_pieces(texts, self.fast)
+
+    def write(self, out: Path, files: Sequence[Path], pieces: Pieces) -> None:
+        extend_unigram.write_tokenizer(self.base, out, files, pieces, self.fast)
+
+
 def read(base: Path) -> BaseTokenizer:
     """Open a base directory's tokenizer. Error: `tokenizer-mismatch` for none, or one of another kind."""
     with_scores = extend_sentencepiece.knows(base)
     description = extend_sentencepiece.description_of(base) if with_scores else extend_bpe.read_description(base)
     kind = (description.get("model") or {}).get("type", "BPE")
+    if kind == "Unigram":
+        return Unigram(base, description, _fast(description, base))
     if kind != "BPE" or not (with_scores or extend_bpe.is_byte_bpe(description)):
-        refuse("tokenizer-mismatch", f"{base}: its tokenizer ({kind}) is neither byte-level BPE nor SentencePiece BPE",
-               "only these two kinds can be extended", base)  # fmt: skip
+        refuse("tokenizer-mismatch", f"{base}: its tokenizer ({kind}) is neither byte-level BPE nor SentencePiece's "
+               "BPE or unigram", "only these three kinds can be extended", base)  # fmt: skip
     return (SentencePiece if with_scores else ByteBpe)(base, description, _fast(description, base))
 
 

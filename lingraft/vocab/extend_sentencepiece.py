@@ -22,6 +22,7 @@ from lingraft.vocab.extend_bpe import size_of
 from lingraft.weights.hf import read_json
 
 Json = dict[str, Any]
+MODEL = "tokenizer.model"
 NORMAL, CONTROL, USER = 1, 3, 4  # kinds of pieces, as sentencepiece_model.proto numbers them
 
 
@@ -65,8 +66,9 @@ def _joins(text: str, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
 
 
-def extended_model(content: bytes, description: Json, texts: Sequence[str]) -> bytes:
-    """Return tokenizer.model's content with the new pieces at their ids.
+def extended_model(content: bytes, description: Json, texts: Sequence[str],
+                   scores: Sequence[float] | None = None) -> bytes:  # fmt: skip
+    """Return tokenizer.model's content with the new pieces at their ids; ``scores`` None: falling ones.
 
     Tokens that were added beside the model (a <pad> of 32,000) get pieces too, so that ids and places agree.
     """
@@ -80,8 +82,8 @@ def extended_model(content: bytes, description: Json, texts: Sequence[str]) -> b
     for number in range(len(model.pieces), size_of(description)):
         token = added.get(number, {"content": f"<unused{number}>", "special": True})
         model.pieces.add(piece=token["content"], score=0.0, type=CONTROL if token["special"] else USER)
-    for place, text in enumerate(texts, 1):
-        model.pieces.add(piece=text, score=lowest - step * place, type=NORMAL)
+    for text, score in zip(texts, scores or [lowest - step * n for n in range(1, len(texts) + 1)], strict=True):
+        model.pieces.add(piece=text, score=score, type=NORMAL)
     model.trainer_spec.vocab_size = len(model.pieces)
     return bytes(model.SerializeToString())
 

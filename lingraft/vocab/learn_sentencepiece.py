@@ -24,10 +24,10 @@ _SPARE = 1.3  # the base has some of the pieces already, and closing takes some
 
 def learn(runs: Mapping[str, int], known: Container[str], old_tokens: Callable[[list[str]], list[int]], size: int,
           kind: str = "bpe") -> list[Word]:  # fmt: skip
-    """Return at most ``size`` pieces, the parts of each before it, those that save most tokens first.
+    """Return at most ``size`` pieces, those that save most tokens first; for BPE the parts of each before it.
 
     ``known`` are the base's pieces, ``old_tokens`` tells how many tokens the base takes for each text, ``kind`` is
-    SentencePiece's model type, ``bpe`` or ``unigram``.
+    SentencePiece's model type and the base's, ``bpe`` or ``unigram``.
     """
     trained = _train(runs, round(size * _SPARE) + 64, kind)
     used = _uses(trained, runs)
@@ -41,7 +41,7 @@ def learn(runs: Mapping[str, int], known: Container[str], old_tokens: Callable[[
         (Word(t, chars[t] if len(t) == 1 else used[t], needed[t]) for t in texts if needed[t] > 1),
         key=lambda word: (-word.saved, word.text),
     )
-    return closed(ranked, known, size)
+    return closed(ranked, known, size) if kind == "bpe" else ranked[:size]
 
 
 def closed(ranked: Iterable[Word], known: Container[str], size: int) -> list[Word]:
