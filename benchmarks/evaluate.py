@@ -1,13 +1,16 @@
-"""How fast are bits per character? `python benchmarks/evaluate.py MODEL [--kilobytes 200] [--type bfloat16]`
+"""How fast are bits per character? `python benchmarks/evaluate.py MODEL [--kilobytes 200] [--shape articles]`
 
-Three ways over the same Chinese text, side by side in one run:
+Over the same Chinese text, side by side in one run:
 
-    ours        lingraft.evaluate.bits.score
-    bare        the forward passes that this needs and nothing else: the same batches through the body, the head's
-                product at the positions that are scored, no log-probabilities, no bookkeeping
-    one by one  document by document with batch 1, as a plain script does: model(ids).logits, log_softmax, gather
+    ours         lingraft.evaluate.bits.score, in the compute type that `evaluate` takes on this machine
+    bare         the forward passes that this needs and nothing else: the same batches through the body, the head's
+                 product at the positions that are scored, no log-probabilities, no bookkeeping
+    one by one   document by document with batch 1, as a plain script does: from_pretrained, model(ids).logits,
+                 log_softmax, gather, in the type that the weights are stored in
+    same type    the same script in our compute type: what batching alone brings
 
-Times are CPU seconds of all threads. Goals: ours ≤ 1.2 × bare, and at least 2 × faster than one by one.
+The text comes as articles of 500 characters, as lines of 50, or whole as one document. Times are CPU seconds of all
+threads. Goals: ours ≤ 1.2 × bare, and at least 2 × faster than one by one.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from lingraft import models
 from lingraft.evaluate import bits
@@ -30,13 +34,19 @@ from lingraft.evaluate.windows import batches, cut
 TEXT = Path(__file__).parents[1] / "lingraft" / "text" / "zh.jsonl"
 
 
-def text_of(kilobytes: int, whole: bool) -> list[str]:
-    """Return about so many kilobytes of the shipped Chinese: its articles, or all as one document."""
+SHAPES = ("articles", "lines", "whole")
+LINE = 50  # characters
+
+
+def text_of(kilobytes: int, shape: str) -> list[str]:
+    """Return about so many kilobytes of the shipped Chinese, in one of the shapes."""
     articles = read_documents(TEXT)
     found: list[str] = []
     while sum(len(one.encode()) for one in found) < kilobytes * 1000:
         found.append(articles[len(found) % len(articles)])
-    return ["\n".join(found)] if whole else found
+    if shape == "lines":
+        return [one[i : i + LINE] for one in found for i in range(0, len(one), LINE)]
+    return ["\n".join(found)] if shape == "whole" else found
 
 
 def bare(model: Any, tokenizer: Any, documents: Sequence[str]) -> None:
@@ -82,25 +92,29 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--kilobytes", type=int, default=200)
     parser.add_argument("--type", default=str(models.fastest_dtype()).removeprefix("torch."))
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--whole", action="store_true", help="one long document in place of articles")
+    parser.add_argument("--shape", choices=SHAPES, default="articles")
+    parser.add_argument("--without", nargs="*", default=[], help="ways to leave out: the plain script takes minutes")
     asked = parser.parse_args()
     model, tokenizer = models.load(asked.model, dtype=getattr(torch, asked.type))
-    documents = text_of(asked.kilobytes, asked.whole)
+    documents = text_of(asked.kilobytes, asked.shape)
     bits.score(model, tokenizer, [documents[0][:500]])  # warm up
+
+    def plain() -> float:
+        stored: Any = AutoModelForCausalLM.from_pretrained(models.locate(asked.model)).eval()
+        print(f"stored in {stored.dtype}")
+        return one_by_one(stored, tokenizer, documents)
+
     ways: dict[str, Callable[[], object]] = {
         "ours": lambda: bits.score(model, tokenizer, documents),
         "bare": lambda: bare(model, tokenizer, documents),
-        "one by one": lambda: one_by_one(model, tokenizer, documents),
+        "same type": lambda: one_by_one(model, tokenizer, documents),
+        "one by one": plain,
     }
-    seconds = dict.fromkeys(ways, math.inf)
-    for _ in range(asked.rounds):
-        for name, way in ways.items():
-            seconds[name] = min(seconds[name], clock(way))
+    seconds = {name: clock(way) for name, way in ways.items() if name not in asked.without}
     for name, value in seconds.items():
         print(f"{name:12} {value:8.1f} s   {value / seconds['ours']:5.2f} × ours")
-    print(json.dumps({"type": asked.type, "kilobytes": asked.kilobytes, "whole": asked.whole, "seconds": seconds,
-                      "threads": torch.get_num_threads()}))  # fmt: skip
+    print(json.dumps({"type": asked.type, "kilobytes": asked.kilobytes, "shape": asked.shape, "seconds": seconds,
+                      "documents": len(documents), "threads": torch.get_num_threads()}))  # fmt: skip
 
 
 if __name__ == "__main__":

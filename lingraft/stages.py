@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingraft.pipeline import Run, chain, training_block
+from lingraft.pipeline import Run, chain, data_paths, training_block
 from lingraft.recipe import resolve
 
 if TYPE_CHECKING:
@@ -108,10 +108,18 @@ def evaluate(this: Run) -> dict[str, Any]:
         [this.recipe.base, *([str(this.final)] if chain(this.recipe) else [])],
         text=None if block.text is None else resolve(block.text),
         english=None if block.english is None else resolve(block.english),
-        tasks=block.tasks, prompts=block.prompts, limit=block.limit, findings=this.findings,
+        tasks=block.tasks, shots=block.shots, prompts=block.prompts, samples=block.samples, limit=block.limit,
+        train=_trained_on(this), findings=this.findings,
     )  # fmt: skip
     write_json(this.out / "evaluate.json", result)
     return result
+
+
+def _trained_on(this: Run) -> list[Path]:
+    """Return the files that the training stages read, in which no held-out text should stand."""
+    blocks = [getattr(this.recipe, name) for name in ("pretrain", "sft", "prefer")]
+    return [resolve(path) for block in blocks if block is not None for path in data_paths(block)
+            if path != block.validation]  # fmt: skip
 
 
 def export(this: Run) -> dict[str, Any]:

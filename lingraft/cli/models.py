@@ -60,7 +60,10 @@ def evaluate(
     english: Annotated[Path | None, typer.Option("--english", help="English text, to see what was forgotten.")] = None,
     tasks: Annotated[str, typer.Option("--tasks", help="NAME[=PATH],… through lm-evaluation-harness.")] = "",
     limit: Annotated[int | None, typer.Option("--limit", help="Questions per subject.", min=1)] = None,
+    shots: Annotated[int, typer.Option("--shots", help="Worked examples before every question.", min=0)] = 0,
     prompts: Annotated[list[str], typer.Option("--prompt", help="A prompt for every model; repeatable.")] = [],
+    samples: Annotated[bool, typer.Option("--samples/--no-samples", help="Draw answers too, not greedy.")] = True,
+    train: Annotated[list[Path], typer.Option("--train", help="What was trained on; repeatable.")] = [],
     report: Annotated[Path | None, typer.Option("--report", help="Also write this HTML page.")] = None,
     base: Base = None,
     adapters: Adapters = [],
@@ -74,9 +77,11 @@ def evaluate(
 
     def call(findings: Findings) -> Answer:
         from lingraft.evaluate.run import evaluate as measure
+        from lingraft.evaluate.tasks import split
 
-        result = measure(models, text=text, english=english, tasks=[t for t in tasks.split(",") if t], prompts=prompts,
-                       limit=limit, base=base, adapters=adapters, findings=findings)  # fmt: skip
+        result = measure(models, text=text, english=english, tasks=split(tasks), shots=shots, prompts=prompts,
+                         samples=samples, limit=limit, train=train, base=base, adapters=adapters,
+                         findings=findings)  # fmt: skip
         if report is not None:
             from lingraft.evaluate.report import write_report
 

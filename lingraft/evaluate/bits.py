@@ -155,15 +155,15 @@ def batch_bound(model: Any, window: int) -> int:
     config = model.config.get_text_config()
     width = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     per_token = 4 * (8 * config.hidden_size + 3 * width)
-    bound: int = _free_bytes(model) // 4 // per_token
+    bound: int = free_bytes(model) // 4 // per_token
     return max(window, min(4 * LONGEST, bound))
 
 
-def _free_bytes(model: Any) -> int:
+def free_bytes(model: Any) -> int:
+    """Return the free memory of the model's device in bytes."""
     if model.device.type == "cuda":
         return int(torch.cuda.mem_get_info(model.device)[0])
     import psutil
 
     free: int = psutil.virtual_memory().available
     return free
-

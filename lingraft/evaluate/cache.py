@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from lingraft.output import write_json
 
-SCHEMA = 1  # raise it when a measure changes: older results are then never found
+SCHEMA = 2  # raise it when a measure changes: older results are then never found
 
 
 def folder() -> Path:
@@ -42,3 +42,8 @@ def remembered(kind: str, depends_on: list[Any], measure: Callable[[], dict[str,
     except OSError:
         return value
     return value
+
+
+def digest_of(value: Any) -> str:
+    """Return a digest of frozen dataclasses, by their content as it is spelled."""
+    return str(blake3(repr(value).encode("utf-8", "surrogatepass")).hexdigest())

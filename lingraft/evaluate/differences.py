@@ -38,6 +38,19 @@ def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int =
     }  # fmt: skip
 
 
+def difference_of_outcomes(reference: Sequence[float], other: Sequence[float], seed: int = 42) -> dict[str, Any]:
+    """Return how much the mean outcome of the same questions differs, with a 95 % interval, drawn by question."""
+    a, b = (np.array([(value, 1.0) for value in values]) for values in (reference, other))
+    before, after = _ratio(a.sum(0)), _ratio(b.sum(0))
+    low, high = _interval(a, b, seed) if len(a) > 1 else (None, None)
+    return {
+        "difference": float(after - before), "relative": float(after / before - 1) if before else None,
+        "low": low, "high": high, "confidence": 0.95,
+        "significant": low is not None and high is not None and (low > 0 or high < 0),
+        "unit": "question", "units": len(a),
+    }  # fmt: skip
+
+
 def _units(scored: Sequence[Scored], by_block: bool) -> Any:
     """Return an array [units, 2] of bits and characters."""
     if not by_block:

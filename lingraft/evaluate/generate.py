@@ -1,6 +1,7 @@
 """The same prompts to every model, and what can be counted about the answers.
 
-Greedy, so that a second run says the same; through the model's own chat template where it has one.
+Greedy, so that a second run says the same, and drawn with a fixed seed, as people meet a model; through the model's
+own chat template where it has one. Every model is drawn from with the same settings, whatever its own ask for.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_NEW_TOKENS = 96
+SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
 # One unit is a Han character or a run of other letters and digits: the same for every tokenizer.
 UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]|[^\W_]+?(?=[\u3400-\u9fff]|\b|_)")
 HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -21,12 +23,15 @@ def generate(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Answer every prompt; each answer comes with `counts`, its number of tokens and whether it stopped by itself.
 
-    ``sample`` draws with the model's own generation settings instead of greedy decoding.
+    ``sample`` draws with `SAMPLING` in place of greedy decoding; every prompt begins from the same ``seed``.
     """
     import torch
 
-    torch.manual_seed(seed)
-    return [_one(model, tokenizer, prompt, max_new_tokens, sample) for prompt in prompts]
+    found = []
+    for prompt in prompts:
+        torch.manual_seed(seed)
+        found.append(_one(model, tokenizer, prompt, max_new_tokens, sample))
+    return found
 
 
 def counts(text: str) -> dict[str, float]:
@@ -59,9 +64,9 @@ def _one(model: Any, tokenizer: Any, prompt: str, most: int, sample: bool) -> di
 
     inputs = torch.tensor([_encode(tokenizer, prompt)], device=model.device)
     ends = _ends(model, tokenizer)
-    # greedy means greedy: what generation_config says of sampling would only add warnings
+    # Greedy means greedy: what generation_config says of sampling would only add warnings
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    settings = {"do_sample": True} if sample else greedy
+    settings = SAMPLING if sample else greedy
     with torch.inference_mode():
         made = model.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most,
                               pad_token_id=next(iter(ends), 0), **settings)  # fmt: skip

@@ -18,7 +18,7 @@ from lingraft.progress import track
 
 PROBE = 1200  # characters
 TOLERANCE = 0.002
-PORTION = 300_000  # characters that are scored, and kept, at a time
+PORTION = 60_000  # characters that are scored, and kept, at a time
 
 
 class Opened:
@@ -49,7 +49,7 @@ def measure(opened: Opened, documents: Sequence[str], label: str) -> list[bits.S
 
 
 def portions(documents: Sequence[str]) -> Iterator[list[str]]:
-    """Split the documents into runs of about 300,000 characters."""
+    """Split the documents into runs of about 60,000 characters."""
     portion: list[str] = []
     for document in documents:
         portion.append(document)

@@ -29,14 +29,18 @@ class Subject:
     stack: models.Stack
 
     @property
-    def gguf(self) -> bool:
-        """Tell whether it is a GGUF file."""
-        return self.stack.base.suffix == ".gguf"
+    def gguf(self) -> Path | None:
+        """Return the GGUF file that it is, or the only one in a folder without a config.json; else None."""
+        base = self.stack.base
+        if base.suffix == ".gguf":
+            return base
+        files = sorted(base.glob("*.gguf")) if not (base / "config.json").is_file() else []
+        return files[0] if len(files) == 1 else None
 
     @cached_property
     def key(self) -> str:
         """A digest of weights, config and tokenizer by content: what results are cached under."""
-        parts = [_weights(self.stack.base), *(_weights(a) for a in self.stack.adapters)]
+        parts = [_weights(self.gguf or self.stack.base), *(_weights(a) for a in self.stack.adapters)]
         for home in (self.stack.base, *self.stack.adapters):
             parts += [f"{name}:{_bytes(home / name)}" for name in SIDE_FILES if (home / name).is_file()]
         return str(blake3("\n".join(parts).encode()).hexdigest())
@@ -56,13 +60,16 @@ def subjects(names: Sequence[str], base: str | None = None, adapters: Sequence[s
 
 def open_subject(subject: Subject, dtype: Any = None) -> tuple[Any, Any]:
     """Load model and tokenizer in eval mode; ``dtype`` None takes the fastest of this machine."""
-    if subject.gguf:
-        return _open_gguf(subject.stack.base, dtype or models.fastest_dtype())
-    model = models.load_base(subject.stack.base, dtype)
+    if subject.gguf is not None:
+        model, tokenizer = _open_gguf(subject.gguf, dtype or models.fastest_dtype())
+    else:
+        model, tokenizer = models.load_base(subject.stack.base, dtype), None
     for adapter in subject.stack.adapters:
         model = models.attach(model, adapter)
-    home = next((a for a in reversed(subject.stack.adapters) if models.has_tokenizer(a)), subject.stack.base)
-    return model.eval(), models.load_tokenizer(home)
+    home = next((a for a in reversed(subject.stack.adapters) if models.has_tokenizer(a)), None)
+    if home is not None or tokenizer is None:
+        tokenizer = models.load_tokenizer(home or subject.stack.base)
+    return model.eval(), tokenizer
 
 
 def _stack(name: str, base: str | None) -> models.Stack:

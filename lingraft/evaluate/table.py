@@ -25,12 +25,28 @@ def table(answer: Mapping[str, Any]) -> str:
     for task in models[0]["tasks"]:
         rows[0].append(task)
         for row, line in zip(models, rows[1:], strict=True):
-            line.append(_cell(row["tasks"][task].get("acc", next(iter(row["tasks"][task].values()), None)), "3"))
-    parts = [_aligned(rows), *(_difference(found, names) for found in answer["differences"])]
+            line.append(_cell(_main(row["tasks"][task]), "3"))
+    parts = [_aligned(rows), *(_difference(found, names) for found in answer["differences"]),
+             *_contamination(answer.get("contamination") or {})]  # fmt: skip
     for item in answer["answers"]:
-        parts.append("\n".join([f"> {item['prompt']}", *(f"  {names.get(model, model)}: {' '.join(text.split())}"
-                                                        for model, text in item["answers"].items())]))  # fmt: skip
+        parts.append(f"> {item['prompt']}")
+        for way, label in (("answers", ""), ("sampled", ", sampled")):
+            parts += [f"  {names.get(model, model)}{label}: {' '.join(text.split())}"
+                      for model, text in item.get(way, {}).items()]  # fmt: skip
     return "\n".join(parts)
+
+
+def _contamination(told: Mapping[str, Any]) -> list[str]:
+    return [f"{name}: {_share(found)} of its {found['n']}-grams stand in the training text"
+            for name, found in told.items() if isinstance(found, Mapping)]  # fmt: skip
+
+
+def _share(found: Mapping[str, Any]) -> str:
+    return "too short to tell how much" if found["share"] is None else f"{found['share']:.1%}"
+
+
+def _main(metrics: Mapping[str, float]) -> float | None:
+    return metrics.get("acc", next(iter(metrics.values()), None))
 
 
 def _cell(value: Any, kind: str) -> str:
@@ -45,7 +61,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 def _difference(found: Mapping[str, Any], names: Mapping[str, str]) -> str:
     what = found["measure"].replace("_", " ")
     who = names.get(found["model"], found["model"])
-    text = f"{who}: {what} {found['difference']:+.3f} ({found['relative']:+.1%})"
+    share = "" if found["relative"] is None else f" ({found['relative']:+.1%})"
+    text = f"{who}: {what} {found['difference']:+.3f}{share}"
     if found["low"] is None:
         return f"{text}; one unit alone gives no interval"
     verdict = "clear" if found["significant"] else "not distinguishable from noise"

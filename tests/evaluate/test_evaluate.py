@@ -109,6 +109,19 @@ def test_answers_equal_transformers_greedy_generation(model_dir: Path, model: An
     assert found["answers"][str(model_dir)] == theirs
 
 
+def test_drawn_answers_stand_beside_greedy_ones_and_are_drawn_alike(model_dir: Path, monkeypatch: Any,
+                                                                    tmp_path: Path) -> None:  # fmt: skip
+    answer = run(model_dir, prompts=["长城是", "春眠"])
+    first = answer["answers"][0]
+    assert first["sampled"][str(model_dir)] != first["answers"][str(model_dir)]
+    means = answer["models"][0]["generation"]
+    told = [item["sampled_counts"][str(model_dir)]["han"] for item in answer["answers"]]
+    assert means["sampled"]["han"] == pytest.approx(sum(told) / 2) and set(means) == {"greedy", "sampled"}
+    monkeypatch.setenv("LINGRAFT_CACHE", str(tmp_path / "another"))
+    assert run(model_dir, prompts=["长城是"])["answers"][0]["sampled"] == first["sampled"]
+    assert "sampled" not in run(model_dir, prompts=["长城是"], samples=False)["answers"][0]
+
+
 def test_gguf_files_stand_beside_the_model_they_came_from(model_dir: Path, tmp_path: Path, text: Path) -> None:
     """The quantisation table: size and bits per character of F32 (nothing lost), Q8_0 and Q4_0."""
     from lingraft.weights.convert import convert
@@ -116,11 +129,14 @@ def test_gguf_files_stand_beside_the_model_they_came_from(model_dir: Path, tmp_p
     files = [tmp_path / f"tiny-{kind}.gguf" for kind in ("F32", "Q8_0", "Q4_0")]
     for file in files:
         convert(model_dir, file, to="gguf", type=file.stem.removeprefix("tiny-"), findings=Findings())
+    (tmp_path / "folder").mkdir()
     rows = run(model_dir, *files, text=text)["models"]
+    files[0].rename(tmp_path / "folder" / "tiny.gguf")
+    assert run(tmp_path / "folder", text=text)["models"][0]["bits_per_character"] == rows[1]["bits_per_character"]
     bits = [row["bits_per_character"] for row in rows]
     assert bits[1] == pytest.approx(bits[0], rel=1e-5)
     assert 0 < abs(bits[2] - bits[0]) < abs(bits[3] - bits[0])
-    assert rows[1]["bytes"] == files[0].stat().st_size > rows[2]["bytes"] > rows[3]["bytes"]
+    assert rows[1]["bytes"] > rows[2]["bytes"] == files[1].stat().st_size > rows[3]["bytes"]
 
 
 def test_the_table_shows_figures_and_says_what_is_noise(model_dir: Path, other_dir: Path, text: Path) -> None:

@@ -32,6 +32,7 @@ def log(steps: int, start: float) -> list[dict[str, Any]]:
 def row(name: str, bits: float, english: float) -> dict[str, Any]:
     return {"model": name, "bits_per_character": bits, "english_bits_per_character": english,
             "token_perplexity": 11.2, "tokens_per_character": 1.8, "bytes": 2.7e8,
+            "generation": {"greedy": {"characters": 9.5, "han": 0.1, "repetition": 0.05, "stopped": 1.0}},
             "bits_per_byte": bits / 3, "tasks": {"ceval": {"acc": 0.27, "subject/law": 0.3}}}  # fmt: skip
 
 
@@ -55,8 +56,13 @@ FACTS: dict[str, Any] = {
                          "relative": -0.1833, "low": -1.21, "high": -1.09, "significant": False, "unit": "document",
                          "units": 50}],
         "text": {"documents": 50, "characters": 24000}, "english": None,
+        "contamination": {"share": 0.0125, "text": {"share": 0.0125, "n": 13, "ngrams": 900, "documents": 2}},
+        "sampling": {"temperature": 0.7, "top_p": 0.9},
         "answers": [{"prompt": "介绍<长城>。", "answers": {BASE: "The wall.", MERGED: EVIL},
-                     "counts": {BASE: {"characters": 9, "han": 0.0, "repetition": 0.5, "stopped": True}}}],
+                     "counts": {BASE: {"characters": 9, "han": 0.0, "repetition": 0.5, "stopped": True}},
+                     "sampled": {BASE: "A wall.", MERGED: EVIL},
+                     "sampled_counts": {name: {"characters": 7, "han": 0.25, "repetition": 0.1, "stopped": False}
+                                        for name in (BASE, MERGED)}}],
     },
     "targets": [{"name": "bits_per_character", "wanted": "at least 10 % lower", "reached": "-18.3%", "met": True},
                 {"name": "english_bits_per_character", "wanted": "at most 5 % higher",
@@ -165,6 +171,7 @@ def test_nothing_is_fetched_and_nothing_a_model_says_is_run(page: Any) -> None:
     assert page.title() == "quickstart & more · report"
     answers = page.evaluate("[...document.querySelectorAll('[data-answer]')].map(e => e.textContent)")
     assert answers == ["The wall.", EVIL]
+    assert page.evaluate("[...document.querySelectorAll('[data-sampled]')].map(e => e.textContent)")[1] == EVIL
 
 
 def test_the_page_fits_its_width_and_speaks_both_languages(page: Any) -> None:

@@ -108,18 +108,20 @@ def test_a_zip_scores_as_its_folder_and_limit_is_per_subject(model_dir: Path, tm
 
 
 def test_worked_examples_change_the_prompt(tmp_path: Path) -> None:
-    from lingraft.evaluate.tasks import _config
+    from lingraft.evaluate.harness import Exam, config
 
     path = write(tmp_path / "ceval", ceval({"logic": 8}))
-    config = _config(parse(f"ceval@2={path}", None), read_exam(path)[0])
-    assert config["fewshot_split"] == "dev"
-    assert config["custom_dataset"]()["dev"][0]["answer"] == 1
+    asked = config(Exam("ceval", 2, None, True), read_exam(path)[0])
+    assert (asked["fewshot_split"], asked["num_fewshot"]) == ("dev", 2)
+    assert asked["custom_dataset"]()["dev"][0]["answer"] == 1
 
 
 def test_few_shot_runs_and_is_named_so(model_dir: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "ceval", ceval({"logic": 4}))
     answer = evaluate([str(model_dir)], tasks=[f"ceval@2={path}"], findings=Findings())
     assert set(answer["models"][0]["tasks"]) == {"ceval@2"}
+    assert evaluate([str(model_dir)], tasks=[f"ceval={path}"], shots=2, findings=Findings())["models"][0]["tasks"] == \
+        answer["models"][0]["tasks"]  # fmt: skip
 
 
 def test_cmmlu_and_mmlu_are_read_in_their_own_layouts(tmp_path: Path) -> None:
@@ -131,6 +133,57 @@ def test_cmmlu_and_mmlu_are_read_in_their_own_layouts(tmp_path: Path) -> None:
     assert (a.name, a.questions[0].answer, len(a.questions)) == ("anatomy", 2, 3)
     assert (b.name, b.questions[0].answer, b.examples[0].answer) == ("anatomy", 3, 0)
     assert a.questions[0].choices == b.questions[0].choices
+
+
+def test_an_archive_from_a_mac_and_mmlus_tar_are_read(tmp_path: Path) -> None:
+    import tarfile
+
+    row = table([["", "Question", "A", "B", "C", "D", "Answer"], [0, *question(1), "C"]])
+    with zipfile.ZipFile(tmp_path / "cmmlu_v1_0_1.zip", "w") as archive:
+        archive.writestr("test/anatomy.csv", row)
+        archive.writestr("__MACOSX/test/._anatomy.csv", b"\x00\x05\x16\x07\xff")
+    folder = write(tmp_path / "data", {"test/anatomy_test.csv": table([[*question(1), "D"]])})
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        tar.add(folder, "data")
+    assert [len(one.questions) for one in read_exam(tmp_path / "cmmlu_v1_0_1.zip")] == [1]
+    assert read_exam(tmp_path / "data.tar")[0].questions[0].answer == 3
+
+
+def test_a_path_may_hold_commas_and_equals_signs(tmp_path: Path) -> None:
+    from lingraft.evaluate.tasks import split
+
+    path = write(tmp_path / "a,b=c, d", ceval({"logic": 4}))
+    assert split(f"x,ceval@2={path},y=./none,z") == ["x", f"ceval@2={path}", "y=./none", "z"]
+    assert parse(f"ceval@2={path}", None).path == path
+
+
+def test_a_difference_of_answers_carries_its_interval(model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "ceval", ceval({"logic": 20, "law": 20}))
+    answer = evaluate([str(model_dir), str(other_dir)], tasks=[f"ceval={path}"], findings=Findings())
+    a, b = (row["tasks"]["ceval"]["acc"] for row in answer["models"])
+    (found,) = answer["differences"]
+    assert (found["measure"], found["unit"], found["units"]) == ("ceval/acc", "question", 40)
+    assert found["difference"] == pytest.approx(b - a) and found["low"] <= b - a <= found["high"]
+
+
+def test_an_interrupted_examination_goes_on(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lingraft.evaluate import harness
+
+    path = write(tmp_path / "ceval", ceval({"law": 4, "logic": 4}))
+    asked: list[str] = []
+    real = harness._subject
+
+    def until_logic(exam: Any, subject: Any, lm: Any) -> Any:
+        asked.append(subject.name)
+        if asked == ["law", "logic"]:
+            raise KeyboardInterrupt
+        return real(exam, subject, lm)
+
+    monkeypatch.setattr(harness, "_subject", until_logic)
+    with pytest.raises(KeyboardInterrupt):
+        score(model_dir, f"ceval={path}")
+    assert score(model_dir, f"ceval={path}")["questions"] == 8
+    assert asked == ["law", "logic", "logic"]
 
 
 def test_a_classification_set_is_read_from_rows(model_dir: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lingraft.evaluate.overlap import contamination, contamination_of_files
+from lingraft.evaluate.overlap import contamination
 from lingraft.evaluate.run import evaluate
-from lingraft.evaluate.written import Wanted, f1, metrics, read_written, rouge_l
+from lingraft.evaluate.written import Wanted, _wanted, f1, metrics, read_written, rouge_l
 from lingraft.problems import Findings, Refusal
 
 pytest.importorskip("sacrebleu", reason="sacrebleu is not installed (pip install lingraft[eval])")
@@ -48,8 +49,29 @@ def test_longbench_rows_are_scored_through_evaluate(model_dir: Path, tmp_path: P
     (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     answer = evaluate([str(model_dir)], tasks=[f"qa={tmp_path / 'qa.jsonl'}"], findings=Findings())
     found = answer["models"][0]["tasks"]["qa"]
-    assert found["questions"] == 2
+    assert found["questions"] == 2 and "score" not in found
     assert 0 <= found["f1"] <= 1 and {"chrf", "rouge_l", "exact", "repetition"} <= set(found)
+
+
+LONGBENCH = [
+    ({"input": "城在哪里？", "context": "长城在北方。", "answers": ["北方"], "dataset": "multifieldqa_zh"},
+     "qa_f1_zh_score", "在北方"),
+    ({"input": "Type:", "context": "Q", "answers": ["Date"], "all_classes": ["Date", "City"], "dataset": "trec"},
+     "classification_score", "Date or City"),
+    ({"input": "", "context": "p", "answers": ["7"], "dataset": "passage_count"}, "count_score", "7 or 8"),
+    ({"input": "q", "context": "p", "answers": ["段落3"], "dataset": "passage_retrieval_zh"},
+     "retrieval_zh_score", "段落3"),
+    ({"input": "", "context": "report", "answers": ["the wall is long"], "dataset": "gov_report"},
+     "rouge_score", "the wall"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "metric", "said"), LONGBENCH, ids=[row["dataset"] for row, _, _ in LONGBENCH])
+def test_longbench_is_asked_and_scored_as_published(row: dict[str, Any], metric: str, said: str) -> None:
+    theirs = pytest.importorskip("lm_eval.tasks.longbench.metrics", reason="pip install lingraft[eval]")
+    wanted = _wanted(row)
+    assert row["context"] in wanted.prompt and "{{" not in wanted.prompt
+    assert metrics(said, wanted)["score"] == getattr(theirs, f"get_{metric}")(row, [said])[metric] > 0
 
 
 def test_a_row_without_an_answer_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -65,9 +87,24 @@ def test_contamination_is_the_share_of_common_ngrams() -> None:
     assert (found["share"], found["ngrams"], found["documents"], found["first"]) == (pytest.approx(2 / 9), 9, 1, [0])
 
 
-def test_text_that_was_trained_on_is_found_and_other_text_is_not(tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text(json.dumps({"text": "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"}))
+POEM = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("a.txt", POEM), ("a.jsonl", json.dumps({"text": POEM})), ("b.jsonl", json.dumps({"conversation": [
+        {"human": "背诗", "assistant": POEM}]})), ("a.json", json.dumps([{"instruction": "背诗", "output": POEM}])),
+])  # fmt: skip
+def test_text_that_was_trained_on_is_found_in_any_layout(
+    model_dir: Path, tmp_path: Path, name: str, content: str
+) -> None:
+    (tmp_path / name).write_text(content)
     (tmp_path / "same.txt").write_text("春眠不觉晓 处处闻啼鸟 夜来风雨声 花落知多少")
     (tmp_path / "other.txt").write_text("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。")
-    assert contamination_of_files(tmp_path / "same.txt", [tmp_path / "train.jsonl"])["share"] == 1.0
-    assert contamination_of_files(tmp_path / "other.txt", [tmp_path / "train.jsonl"])["share"] == 0.0
+    told = evaluate([str(model_dir)], text=tmp_path / "same.txt", english=tmp_path / "other.txt",
+                    train=[tmp_path / name], findings=Findings())["contamination"]  # fmt: skip
+    assert (told["share"], told["text"]["share"], told["english"]["share"]) == (1.0, 1.0, 0.0)
+    assert told["files"] == [str(tmp_path / name)]
+
+
+def test_a_text_too_short_for_an_ngram_has_no_share() -> None:
+    assert contamination(["三个字"], ["三个字"])["share"] is None
