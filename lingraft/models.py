@@ -97,6 +97,11 @@ def stack(name: str | Path, base: str | None = None, adapters: Sequence[str | Pa
     return Stack(locate(base), (*below, path, *more))
 
 
+def label(found: Stack) -> str:
+    """Name a base with its adapters."""
+    return " + ".join([found.base.name, *(adapter.name for adapter in found.adapters)])
+
+
 def _beside(adapter: Path, recorded: Path) -> Path:
     """Return a recorded path; where a whole run folder has moved, the folder of that name beside the adapter."""
     moved = adapter.resolve().parent / recorded.name

@@ -22,7 +22,7 @@ MAY = {
     "train": {"weights", "merge", "data", "models", "recipe"},
     "plan": {"weights", "data", "models", "recipe", "train"},  # it traces the very loop that trains
     "evaluate": {"weights", "merge", "data", "models", "known"},
-    "serve": {"weights", "merge", "models", "known"},
+    "serve": {"weights", "merge", "models", "known", "export"},
     "export": {"weights", "merge", "data", "models", "known"},
     "quickstart": {"weights", "models", "recipe", "pipeline"},
 }

@@ -116,15 +116,24 @@ def chat(
     base: Base = None,
     adapters: Adapters = [],
     system: Annotated[str | None, typer.Option("--system", help="The system message.")] = None,
+    engine: EngineOption = "auto",
+    bits: Bits = None,
+    context: Context = None,
+    rope: Rope = "yarn",
+    draft: Draft = None,
+    threads: Threads = None,
+    allow: Allow = [],
 ) -> None:
     """Talk with a model in the terminal."""
+    _check(engine, bits, rope)
 
-    def call(_: Findings) -> Answer:
+    def call(findings: Findings) -> Answer:
         from lingraft.serve.chat import chat as talk
 
         sys.stdout = sys.__stdout__
-        talk(model, base, adapters, system)
+        talk(model, base, adapters, system, engine=cast("EngineName", engine), findings=findings, bits=bits,
+             context=context, rope=rope, draft=_draft(draft), threads=threads)  # fmt: skip
         return {}
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    answer(call, False, [])
+    answer(call, False, allow)

@@ -1,27 +1,30 @@
 """`lingraft chat MODEL [--adapter A]… [--system TEXT]`: talk with a model in the terminal.
 
 Streams its answers and remembers the conversation. A line that ends in a backslash goes on in the next one, and
-so does everything between two lines of three quotation marks. Where stdin is no terminal, every line is a question
-and every answer is one line on stdout.
+so does everything between two lines of three quotation marks; on a terminal, Alt-Enter and pasted lines do, too. Where
+stdin is no terminal, every line is a question and every answer is one line on stdout.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TextIO
 
 from lingraft import models
-from lingraft.problems import Refusal
-from lingraft.serve.voice import MAX_NEW_TOKENS, Message, Voice, Voices, label
+from lingraft.problems import Findings, Refusal
+from lingraft.serve.choose import open_engine, options_for
+from lingraft.serve.engine import BadRequest, Engine, EngineName
+from lingraft.serve.lines import questions, reader
+from lingraft.serve.voice import MAX_NEW_TOKENS, Message, Speaker, Voices, label
 
 HELP = """/system TEXT     set the system message (alone: remove it); the conversation begins anew
 /adapter         list base and adapters; /adapter N speaks with that one, /adapter PATH adds one on top
 /compare TEXT    ask every one of them the same, without the conversation so far
 /clear           forget the conversation
-/help  /quit     a line ending in \\ goes on in the next; so does text between lines of \"\"\""""
-FENCE = '"""'
+/history         show the conversation
+/help  /quit     a line ending in \\ goes on in the next; so does text between lines of \"\"\", and Alt-Enter"""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Talk:
         answer = self._stream(self.voices.get(self.current), self.messages())
         self.said.append({"role": "assistant", "content": answer})
 
-    def _stream(self, voice: Voice, messages: Sequence[Message]) -> str:
+    def _stream(self, voice: Speaker, messages: Sequence[Message]) -> str:
         heard = ""
         pieces = voice.answer(messages, self.most)
         try:
@@ -62,10 +65,25 @@ class Talk:
 
 
 def chat(model: str, base: str | None = None, adapters: Sequence[str] = (), system: str | None = None,
-         stdin: TextIO | None = None, stdout: TextIO | None = None, most: int = MAX_NEW_TOKENS) -> None:  # fmt: skip
-    """Talk until the input ends or /quit. Errors: `not-found`, `config-mismatch`, `tokenizer-mismatch`."""
+         stdin: TextIO | None = None, stdout: TextIO | None = None, most: int = MAX_NEW_TOKENS,
+         engine: EngineName = "auto", findings: Findings | None = None, **how: Any) -> None:  # fmt: skip
+    """Talk until the input ends or /quit; ``how`` goes to `Options`. Errors: those of the engine."""
     source, sink = stdin or sys.stdin, stdout or sys.stdout
-    voices = Voices(models.stack(model, base, adapters))
+    options = options_for(model, base, concurrency=1, **how)
+    stack = models.Stack(options.base, (*options.main, *(models.locate(path) for path in adapters)))
+    looking = findings or Findings()
+
+    def opened(wanted: models.Stack) -> Engine:
+        return open_engine(replace(options, main=wanted.adapters, name=label(wanted)), engine, looking)
+
+    voices = Voices(stack, opened)
+    try:
+        _talk(voices, system, most, source, sink)
+    finally:
+        voices.close()
+
+
+def _talk(voices: Voices, system: str | None, most: int, source: TextIO, sink: TextIO) -> None:
     terminal = source.isatty()
     one_line = _one_line(sink)
 
@@ -81,8 +99,8 @@ def chat(model: str, base: str | None = None, adapters: Sequence[str] = (), syst
     if not voice.has_template:
         tell(f"{voice.label} has no chat template: it continues your text rather than answering it")
     if terminal:
-        tell(f"{voice.label}. /help lists commands, /quit or Ctrl-D ends.")
-    for text in questions(lambda more: _read(source, terminal, more)):
+        tell(f"{voice.label} ({voice.engine.kind}). /help lists commands, /quit or Ctrl-D ends.")
+    for text in questions(reader(source)):
         if not turn(talk, text):
             return
 
@@ -102,36 +120,9 @@ def turn(talk: Talk, text: str) -> bool:
     except Refusal as refusal:
         for problem in refusal.problems:
             talk.tell(f"{problem.code}: {problem.message}\n  {problem.remedy}")
+    except BadRequest as refused:
+        talk.tell(str(refused))
     return True
-
-
-def questions(read: Callable[[bool], str | None]) -> Iterator[str]:
-    """Yield one input after another, joining the lines of those that have several.
-
-    ``read(more)`` returns the next line without its newline, None at the end; ``more`` says that the line before
-    goes on.
-    """
-    while (line := read(False)) is not None:
-        if line.strip().startswith(FENCE):
-            yield _fenced(line.strip().removeprefix(FENCE), read)
-            continue
-        lines = [line]
-        while lines[-1].endswith("\\"):
-            lines[-1] = lines[-1][:-1]
-            following = read(True)
-            if following is None:
-                break
-            lines.append(following)
-        yield "\n".join(lines)
-
-
-def _fenced(first: str, read: Callable[[bool], str | None]) -> str:
-    lines = [first] if first else []
-    if first.endswith(FENCE):
-        return first.removesuffix(FENCE)
-    while (line := read(True)) is not None and line.strip() != FENCE:
-        lines.append(line)
-    return "\n".join(lines)
 
 
 def _system(talk: Talk, text: str) -> None:
@@ -167,6 +158,11 @@ def _compare(talk: Talk, text: str) -> None:
         talk._stream(talk.voices.get(stack), [*question, {"role": "user", "content": text}])
 
 
+def _history(talk: Talk, _: str) -> None:
+    for message in talk.messages() or [{"role": "", "content": "nothing was said yet"}]:
+        talk.tell(f"{message['role']}: {message['content']}".removeprefix(": "))
+
+
 def _clear(talk: Talk, _: str) -> None:
     talk.said.clear()
     talk.tell("forgotten")
@@ -174,22 +170,8 @@ def _clear(talk: Talk, _: str) -> None:
 
 COMMANDS: dict[str, Callable[[Talk, str], None]] = {
     "/help": lambda talk, _: talk.tell(HELP), "/system": _system, "/adapter": _adapter, "/compare": _compare,
-    "/clear": _clear,
+    "/clear": _clear, "/history": _history,
 }  # fmt: skip
-
-
-def _read(source: TextIO, terminal: bool, more: bool) -> str | None:
-    if terminal and source is sys.stdin:
-        import contextlib
-
-        with contextlib.suppress(ImportError):
-            import readline  # noqa: F401  (editing and recall of lines)
-        try:
-            return input("… " if more else "› ")
-        except EOFError:
-            return None
-    line = source.readline()
-    return line.rstrip("\r\n") if line else None
 
 
 def _one_line(sink: TextIO) -> Callable[[str], None]:

@@ -107,13 +107,29 @@ def _llamacpp(options: Options, findings: Findings) -> Engine:
         return gguf_for(models.Stack(options.base, adapters), options.bits, findings)
 
     main = whole(options.main)
-    files = {options.name: Files(main)}
+    files = {options.name: Files(main, (), _tokenizer(options.base, options.main))}
     for name, chain in options.adapters.items():
-        files[name] = Files(whole((*options.main, *chain)))
+        loras = _loras(options, chain, findings)
+        both = (*options.main, *chain)
+        tokenizer = _tokenizer(options.base, both)
+        files[name] = Files(whole(both), (), tokenizer) if loras is None else Files(main, loras, tokenizer)
     draft = None if options.draft is None else gguf_for(models.Stack(_whole(options.draft)), options.bits, findings)
     if draft is not None:
         _same_vocabulary(main, draft)
     return LlamaCpp(files, options, generation_config(options.base), draft)
+
+
+def _loras(options: Options, chain: tuple[Path, ...], findings: Findings) -> tuple[Path, ...] | None:
+    """Return GGUF adapters where the shared base can stay as it is; None where the adapter changes more than that."""
+    from lingraft.serve.loras import loras_for
+
+    return None if is_gguf(options.base) else loras_for(options.base, options.main, chain, findings)
+
+
+def _tokenizer(base: Path, adapters: tuple[Path, ...]) -> Any:
+    """Return the tokenizer that a model was trained with; None for a GGUF alone, which llama.cpp cuts for."""
+    home = next((path for path in reversed(adapters) if models.has_tokenizer(path)), base)
+    return None if is_gguf(home) else models.load_tokenizer(home)
 
 
 def _same_vocabulary(model: Path, draft: Path) -> None:

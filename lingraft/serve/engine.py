@@ -37,6 +37,7 @@ class Settings:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     response_format: Mapping[str, Any] | None = None
+    room: int = 0  # tokens that the context must have left for the answer
 
 
 @dataclass(frozen=True)

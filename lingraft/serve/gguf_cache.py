@@ -46,7 +46,7 @@ def gguf_for(stack: models.Stack, bits: int | None, findings: Findings) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     size = nbytes(checkpoint.tensors)
     require_space(target, size)
-    say(f"converting {stack.base.name} to GGUF {kind}, once; kept as {target}")
+    say(f"converting {models.label(stack)} to GGUF {kind}, once; kept as {target}")
     with output_file(target, overwrite=True) as partial, track("convert", size) as advance:
         gguf_write.write(checkpoint, partial, kind, advance)
     return target

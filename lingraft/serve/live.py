@@ -15,6 +15,7 @@ from typing import Any
 from lingraft import models
 from lingraft.problems import refuse
 from lingraft.serve.engine import DEFAULT_CONTEXT, BadRequest, Emit, Message, Options, Prompt, Settings, iterate
+from lingraft.serve.prompts import encode, fits
 from lingraft.serve.speak import speak
 
 
@@ -64,9 +65,7 @@ class Live:
         vocabulary = role.model.get_input_embeddings().weight.shape[0]
         if not ids or max(ids) >= vocabulary or min(ids) < 0:
             raise BadRequest(f"a prompt needs at least one token, and ids from 0 to {vocabulary - 1}", "prompt")
-        if len(ids) >= self.context:
-            raise BadRequest(f"the prompt has {len(ids)} tokens; the context is {self.context}", "messages",
-                             "context_length_exceeded")  # fmt: skip
+        fits(len(ids), settings, self.context)
         room = self.context - len(ids)
         with self._one:
             _switch(role)
@@ -154,21 +153,6 @@ def is_low_rank(adapter: Path) -> bool:
     embeds = {"embed_tokens", "lm_head", "wte"} & set(config.get("target_modules") or ())
     return (config.get("peft_type") == "LORA" and not embeds and not any(config.get(key) for key in more)
             and config.get("bias", "none") == "none")  # fmt: skip
-
-
-def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Return a prompt's tokens; a conversation goes through the chat template, where there is one."""
-    if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    if not prompt or isinstance(prompt[0], int):
-        return [int(i) for i in prompt]  # type: ignore[arg-type]
-    if not getattr(tokenizer, "chat_template", None):
-        return list(tokenizer("\n".join(m["content"] for m in prompt))["input_ids"])  # type: ignore[index]
-    try:
-        text = tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template refuses by raising: roles that do not alternate, and the like
-        raise BadRequest(f"the chat template refuses these messages: {error}", "messages") from None
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _loading(options: Options) -> dict[str, Any]:

@@ -23,8 +23,7 @@ from typing import Any
 from lingraft.problems import refuse
 from lingraft.serve.engine import BadRequest, Emit, Message, Options, Piece, Prompt, Settings, Usage, iterate
 from lingraft.serve.gguf_facts import Facts, read_facts
-
-LORA_OFF: list[dict[str, Any]] = []
+from lingraft.serve.prompts import encode, fits
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Files:
 
     gguf: Path
     loras: tuple[Path, ...] = ()
+    tokenizer: Any = None  # transformers' own: prompts are cut as in training; None: llama.cpp cuts them
 
 
 @dataclass
@@ -62,13 +62,17 @@ class LlamaCpp:
     @property
     def has_template(self) -> bool:
         """Tell whether the GGUF brings a chat template."""
-        return self._facts[self._main].has_template
+        first = self.files[self.names[0]]
+        return self._facts[self._main].has_template if first.tokenizer is None else bool(first.tokenizer.chat_template)
 
     def run(self, prompt: Prompt, settings: Settings, emit: Emit) -> None:
         """Answer in this thread; llama.cpp's batches are filled by as many threads as there are requests."""
         files = self.files[settings.model or self.names[0]]
         loaded = self._load(files.gguf, embedding=False)
-        body = _body(settings, self.sampling, [loaded.loras.index(path) for path in files.loras])
+        body = body_of(settings, self.sampling, [loaded.loras.index(path) for path in files.loras])
+        if files.tokenizer is not None:
+            prompt = encode(files.tokenizer, prompt)
+            fits(len(prompt), settings, self.context)
         if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
             loaded.ask("handle_completions", {"prompt": prompt, **body}, emit)
         elif self._facts[files.gguf].has_template:
@@ -86,7 +90,10 @@ class LlamaCpp:
         files = self.files[model or self.names[0]]
         if files.loras:
             raise BadRequest(f"{model} is an adapter on a shared base; embeddings are given for whole models", "model")
-        told = json.loads(self._load(files.gguf, embedding=True).embed(list(texts)))
+        inputs: list[Any] = list(texts)
+        if files.tokenizer is not None:
+            inputs = [encode(files.tokenizer, text) for text in texts]
+        told = json.loads(self._load(files.gguf, embedding=True).embed(inputs))
         if "error" in told:
             raise _error(told["error"])
         return [item["embedding"] for item in told["data"]], int(told["usage"]["prompt_tokens"])
@@ -153,7 +160,7 @@ class _Loaded:
         if failed:
             raise failed[0]
 
-    def embed(self, texts: list[str]) -> bytes:
+    def embed(self, texts: list[Any]) -> bytes:
         """Return llama.cpp's answer to an embeddings request."""
         try:
             return bytes(self.server.handle_embeddings(json.dumps({"input": texts}).encode()))
@@ -222,7 +229,7 @@ def _cores() -> int:
     return int(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
 
 
-def _body(settings: Settings, own: Mapping[str, Any], loras: list[int]) -> dict[str, Any]:
+def body_of(settings: Settings, own: Mapping[str, Any], loras: list[int]) -> dict[str, Any]:
     """Return a request's fields as llama.cpp names them, every sampler set: its own defaults are not OpenAI's."""
     sampled = bool(own.get("do_sample"))
     body: dict[str, Any] = {
@@ -242,7 +249,8 @@ def _body(settings: Settings, own: Mapping[str, Any], loras: list[int]) -> dict[
         most = max(settings.top_logprobs, 1)  # 0 would mean none at all
         body |= {"logprobs": True, "top_logprobs": most, "n_probs": most}
     if settings.response_format is not None:
-        body["response_format"] = dict(settings.response_format)
+        form = settings.response_format
+        body["json_schema"] = (form.get("json_schema") or {}).get("schema") or {"type": "object"}
     return body
 
 

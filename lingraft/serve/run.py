@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from lingraft.known import never_checked
 from lingraft.problems import Findings, refuse
 from lingraft.progress import say
 from lingraft.serve.engine import Engine, EngineName, Options
@@ -34,6 +35,7 @@ def serve(options: Options, engine: EngineName, host: str, port: int, limits: Li
     from lingraft.serve.choose import open_engine
 
     loaded = open_engine(options, engine, findings)
+    tell_unchecked(options)
     try:
         answer(loaded, listening, limits)
     finally:
@@ -58,6 +60,14 @@ def answer(engine: Engine, listening: socket.socket, limits: Limits) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _done)
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def tell_unchecked(options: Options) -> None:
+    """Say which of the models no record says to have been verified or evaluated."""
+    main = options.main[-1] if options.main else options.base
+    for path in dict.fromkeys([main, *(chain[-1] for chain in options.adapters.values() if chain)]):
+        for warning in never_checked(path):
+            say(f"warning: {warning.message} — {warning.remedy}")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -17,7 +17,8 @@ from typing import Any
 from lingraft import models
 from lingraft.problems import refuse
 from lingraft.serve.engine import BadRequest, Emit, Message, Options, Piece, Prompt, Settings, Usage, iterate
-from lingraft.serve.live import encode, is_low_rank, stretch
+from lingraft.serve.live import is_low_rank, stretch
+from lingraft.serve.prompts import encode, fits
 
 
 def arguments(options: Options) -> dict[str, Any]:
@@ -99,9 +100,7 @@ class Vllm:
     def run(self, prompt: Prompt, settings: Settings, emit: Emit) -> None:
         """Answer while this thread waits."""
         ids = encode(self.tokenizer, prompt)
-        if len(ids) >= self.context:
-            raise BadRequest(f"the prompt has {len(ids)} tokens; the context is {self.context}", "messages",
-                             "context_length_exceeded")  # fmt: skip
+        fits(len(ids), settings, self.context)
         asyncio.run_coroutine_threadsafe(self._answer(ids, settings, emit), self._loop).result()
 
     async def _answer(self, ids: list[int], settings: Settings, emit: Emit) -> None:
