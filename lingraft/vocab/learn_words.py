@@ -8,6 +8,10 @@ old pieces are easy to predict once it has begun, so little is lost by reading i
 A string is a word when its parts share mutual information wherever it is cut (Sproat & Shih 1990) and when it is
 not nearly always part of a longer word (越来 of 越来越). Text is read by forward maximum matching, the longest word
 from the left, which is how added tokens match, and only what is then really used counts.
+
+Of two words that overlap (没有 and 有关) only the better one is learnt: where they meet, transformers takes the left
+one and llama.cpp the longer one, and no way of writing a GGUF file mends that. It costs 5 % of the tokens that 162
+words save on the shipped text, nothing at 15 words.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ def learn(runs: Mapping[str, int], old_tokens: Callable[[list[str]], list[int]],
     words = _whole([text for text in counts if len(text) > 1 and _cohesion(text, counts, total) >= COHESION], counts)
     singles = [text for text, count in counts.items() if len(text) == 1 and count >= LEAST]
     needed = dict(zip(words + singles, old_tokens(words + singles), strict=True))
-    first = _ranked([w for w in words if needed[w] > 1], counts, needed)[: 2 * size]
+    first = _apart(_ranked([w for w in words if needed[w] > 1], counts, needed), 2 * size)
     used = _uses(runs, {word.text for word in first})
     # Of two words that overlap, matching takes one: what is left of the other may not be worth a row.
     best = _ranked([w.text for w in first if used[w.text] >= LEAST], used, needed)[:size]
@@ -59,6 +63,24 @@ def learn(runs: Mapping[str, int], old_tokens: Callable[[list[str]], list[int]],
 def _ranked(texts: list[str], counts: Mapping[str, int], needed: Mapping[str, int]) -> list[Word]:
     words = [Word(text, counts[text], needed[text]) for text in texts]
     return sorted(words, key=lambda word: (-word.saved, word.text))
+
+
+def _apart(words: list[Word], most: int) -> list[Word]:
+    """Return the first words of which none ends as another begins, unless the left one is the longer (in bytes)."""
+    kept: list[Word] = []
+    starts: dict[str, int] = {}  # how a kept word begins -> the longest that does
+    ends: dict[str, int] = {}  # how a kept word ends -> the shortest that does
+    for word in words[: 20 * most]:
+        text, size = word.text, len(word.text.encode())
+        heads, tails = ([text[:cut] for cut in range(1, len(text))], [text[cut:] for cut in range(1, len(text))])
+        if any(starts.get(tail, 0) >= size for tail in tails) or any(ends.get(h, size + 1) <= size for h in heads):
+            continue
+        kept.append(word)
+        starts |= {head: max(size, starts.get(head, 0)) for head in heads}
+        ends |= {tail: min(size, ends.get(tail, size)) for tail in tails}
+        if len(kept) == most:
+            break
+    return kept
 
 
 def _counts(runs: Mapping[str, int]) -> Counter[str]:
