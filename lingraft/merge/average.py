@@ -82,7 +82,7 @@ def average(
     total = sum(header(mean.tensors, name).nbytes for name in mean.tensors)
     require_space(out, total)
     with output_directory(out, overwrite) as partial, track("average", total) as advance:
-        digest = hf.write(mean, partial, progress=advance)
+        digest = hf.write(mean, partial, progress=advance).fingerprint
         answer = {"out": str(out), **plan.as_json(), "fingerprint": digest, "tensors": len(mean.tensors),
                   "seconds": round(time.monotonic() - started, 3), "peak_memory": _peak()}  # fmt: skip
         write_json(partial / "manifest.json", {

@@ -45,7 +45,7 @@ def average_adapters(paths: Sequence[Path], out: Path, weights: Sequence[float],
     tensors |= _whole(adapters, weights, findings)
     findings.settle()
     with output_directory(out, overwrite) as partial:
-        digest = hf.write_weights(tensors, partial, 1 << 62, stem="adapter_model")
+        digest = hf.write_weights(tensors, partial, 1 << 62, stem="adapter_model").fingerprint
         write_json(partial / "adapter_config.json", _config(adapters, ranks))
         for file in hf.side_files(adapters[0].path):
             shutil.copyfile(file, partial / file.name)

@@ -12,6 +12,7 @@ from lingraft.merge.adapter import Adapter
 from lingraft.merge.lineage import versions
 from lingraft.merge.merged import Merged
 from lingraft.problems import Findings
+from lingraft.weights.fingerprint import Listing
 
 FILE = "manifest.json"
 SCHEMA = 1
@@ -25,7 +26,7 @@ class Cost:
     peak_memory: int
 
 
-def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fingerprint: str, fingerprint: str,
+def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fingerprint: str, written: Listing,
              choices: Mapping[str, Any], command: Sequence[str], cost: Cost, findings: Findings) -> dict[str, Any]:
     """Return the receipt: base, adapters and result by fingerprint, what was decided, by which versions, the cost."""
     model, known = decided.model, decided.inside
@@ -33,7 +34,7 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
     rows = None if ends.embedding is None else model.weights.entries.get(ends.embedding)
     return {
         "schema": SCHEMA,
-        "fingerprint": fingerprint,
+        "fingerprint": written.fingerprint,
         "base": {"path": str(base), "fingerprint": known.root or base_fingerprint},
         "merged_from": None if known.root is None else {"path": str(base), "fingerprint": base_fingerprint},
         "inside": list(known.adapters),
@@ -51,6 +52,7 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
         "peak_memory": cost.peak_memory,
         "allowed": [problem.as_json() for problem in findings.allowed],
         "warnings": [warning.as_json() for warning in findings.warnings],
+        "tensors": written.digests,
     }
 
 

@@ -28,7 +28,7 @@ from lingraft.output import check_free, output_directory, require_space, write_j
 from lingraft.problems import Findings, refuse
 from lingraft.progress import Advance, track
 from lingraft.weights import hf
-from lingraft.weights.fingerprint import fingerprint
+from lingraft.weights.fingerprint import Listing, fingerprint, listing
 from lingraft.weights.formats import open_checkpoint
 from lingraft.weights.stream import single_threaded
 from lingraft.weights.tensors import Checkpoint, header
@@ -68,17 +68,17 @@ def merge(
         require_space(out, total + sum(file.stat().st_size for file in result.side_files))
         with place(out, overwrite) as partial:
             with _fingerprinting(checkpoint, total) as (base_digest, advance):
-                digest = (hf.write(result, partial, size, progress=advance) if to == "hf"
-                          else _convert(result, partial, to, out, findings, advance))  # fmt: skip
+                written = (hf.write(result, partial, size, progress=advance) if to == "hf"
+                           else _convert(result, partial, to, out, findings, advance))  # fmt: skip
             _check_base(base, decided, read, base_digest.result(), findings)
             cost = Cost(round(time.monotonic() - started, 3), peak.bytes)
             choices = {"dtype": dtype, "shard_size": shard_size, "to": to, "tied": tied, "onto": onto}
-            told = manifest(decided, read, base, base_digest.result(), digest, choices, command, cost, findings)
+            told = manifest(decided, read, base, base_digest.result(), written, choices, command, cost, findings)
             if partial.is_dir():
                 write_json(partial / FILE, told)
     if out.is_file():
         write_json(out.with_name(f"{out.name}.{FILE}"), told)
-    return {"out": str(out), "applied": list(decided.model.applied), "fingerprint": digest,
+    return {"out": str(out), "applied": list(decided.model.applied), "fingerprint": written.fingerprint,
             "seconds": cost.seconds, "peak_memory": cost.peak_memory}  # fmt: skip
 
 
@@ -103,13 +103,13 @@ def _place(to: str) -> Callable[[Path, bool], AbstractContextManager[Path]]:
     return WRITERS[kind][1]
 
 
-def _convert(result: Checkpoint, partial: Path, to: str, out: Path, findings: Findings, advance: Advance) -> str:
-    """Write another format than Hugging Face's and return the weights' fingerprint."""
+def _convert(result: Checkpoint, partial: Path, to: str, out: Path, findings: Findings, advance: Advance) -> Listing:
+    """Write another format than Hugging Face's and return the digests of the weights."""
     from lingraft.weights.convert import ALIASES, WRITERS, Job
 
     WRITERS[ALIASES.get(to, to)][0](result, partial, Job(out, None, None, findings, advance))
     findings.settle()
-    return fingerprint(result.tensors)
+    return listing(result.tensors)
 
 
 def open_base(base: Path) -> Checkpoint:

@@ -64,7 +64,7 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
                       f"twice: {few(in_half)}", "merge again to be as near as the dtype allows", model, in_half[0])
     same_ends = _same_ends(_lazy(stored), expected)
     fields = check_config(stored, expected.checkpoint, same_ends, findings)
-    check_tokenizer(model, expected.checkpoint, findings)
+    check_tokenizer(stored, expected.checkpoint, findings)
     logits, layer, hidden = _logits(stored, expected)
     _tell(stored, faults, layer, bool(fields), hidden, findings)
     return {

@@ -21,16 +21,14 @@ def verify_receipt(path: Path, findings: Findings) -> dict[str, Any]:
 
     Errors: `not-found` without a receipt or without a fingerprint in it. Problem: `fingerprint-mismatch`.
     """
-    folder = path if path.is_dir() else path.parent
-    if not (folder / MANIFEST).is_file():
-        refuse("not-found", f"{folder} has no {MANIFEST} to hold its weights against",
-               "add --base BASE --adapter ADAPTER to verify a merge, or name a directory that lingraft wrote",
-               folder / MANIFEST)
-    receipt = read_json(folder / MANIFEST)
+    file = _beside(path)
+    if not file.is_file():
+        refuse("not-found", f"{path} has no {file.name} to hold its weights against",
+               "add --base BASE --adapter ADAPTER to verify a merge, or name something that lingraft wrote", file)
+    receipt = read_json(file)
     recorded = receipt.get("fingerprint") or _nested(receipt).get("fingerprint")
     if not isinstance(recorded, str):
-        refuse("not-found", f"{folder / MANIFEST} records no fingerprint", "verify the stage that wrote weights",
-               folder / MANIFEST)
+        refuse("not-found", f"{file} records no fingerprint", "verify the stage that wrote weights", file)
     weights = open_checkpoint(path).tensors
     lines = {name: line(name, (entry := header(weights, name)).dtype, entry.shape, digest(weights, name))
              for name in weights}
@@ -38,11 +36,17 @@ def verify_receipt(path: Path, findings: Findings) -> dict[str, Any]:
     differing = _differing(receipt.get("tensors"), lines)
     if found != recorded:
         names = f"; {len(differing)} tensors differ: {few(differing)}" if differing else ""
-        findings.problem("fingerprint-mismatch", f"{folder}: the weights are {found[:16]}…, the receipt says "
-                         f"{recorded[:16]}…{names}", "restore the files, or make the result again", folder,
+        findings.problem("fingerprint-mismatch", f"{path}: the weights are {found[:16]}…, the receipt says "
+                         f"{recorded[:16]}…{names}", "restore the files, or make the result again", path,
                          differing[0] if differing else None)
     return {"path": str(path), "fingerprint": found, "recorded": recorded, "match": found == recorded,
             "different": differing, "modules": [], "embeddings": []}
+
+
+def _beside(path: Path) -> Path:
+    """Return where the receipt of a folder, or of a single file such as a GGUF, lies."""
+    own = path.with_name(f"{path.name}.{MANIFEST}")
+    return own if path.is_file() and own.is_file() else (path if path.is_dir() else path.parent) / MANIFEST
 
 
 def _nested(receipt: Mapping[str, Any]) -> Mapping[str, Any]:

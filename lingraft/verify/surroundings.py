@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lingraft.problems import Findings
@@ -47,23 +46,40 @@ def _normal(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
 
 
-def check_tokenizer(model: Path, expected: Checkpoint, findings: Findings) -> None:
-    """Note `tokenizer-mismatch` where the tokenizer is not the last adapter's (or the base's), or is absent."""
-    content = expected.side_content()
-    for name in (n for n in TOKENIZERS if n in content):
-        file = model / name
-        if not file.is_file():
-            if not any((model / other).is_file() for other in TOKENIZERS):
-                findings.problem("tokenizer-mismatch", f"{model} has no tokenizer; {name} belongs to it",
-                                 "copy the last adapter's tokenizer, or the base's, into it", file)
+def check_tokenizer(model: Checkpoint, expected: Checkpoint, findings: Findings) -> None:
+    """Note `tokenizer-mismatch` where the tokenizer is not the last adapter's (or the base's), or is absent.
+
+    A container with a tokenizer of its own (GGUF) spells it differently: its pieces are compared.
+    """
+    want, held, made = expected.side_content(), model.side_content(), set(model.made())
+    for name in (n for n in TOKENIZERS if n in want):
+        if name not in held:
+            if not any(other in held for other in TOKENIZERS):
+                findings.problem("tokenizer-mismatch", f"{model.path} has no tokenizer; {name} belongs to it",
+                                 "copy the last adapter's tokenizer, or the base's, into it", model.path / name)
             continue
-        if file.read_bytes() != content[name] and _meaning(name, file.read_bytes()) != _meaning(name, content[name]):
-            findings.problem("tokenizer-mismatch", f"{file} is not the tokenizer that the last adapter (or the base) "
-                             "was trained with", "copy that tokenizer into the model", file)
-    for name in (n for n in TEMPLATES if n in content):
-        if not (model / name).is_file() or (model / name).read_bytes() != content[name]:
-            findings.warn("tokenizer-mismatch", f"{model / name} is not the chat template that belongs to the model",
-                          "copy the last adapter's, or the base's", model / name)
+        meaning = _pieces if name in made and name.endswith(".json") else _meaning
+        if held[name] != want[name] and meaning(name, held[name]) != meaning(name, want[name]):
+            findings.problem("tokenizer-mismatch", f"{_where(model, name)} is not the tokenizer that the last adapter "
+                             "(or the base) was trained with", "copy that tokenizer into the model", model.path)
+    for name in (n for n in TEMPLATES if n in want):
+        if held.get(name, b"").strip() != want[name].strip():
+            findings.warn("tokenizer-mismatch", f"{_where(model, name)} is not the chat template that belongs to the "
+                          "model", "copy the last adapter's, or the base's", model.path)
+
+
+def _where(model: Checkpoint, name: str) -> str:
+    return str(model.path / name) if model.path.is_dir() else f"{model.path} ({name})"
+
+
+def _pieces(name: str, content: bytes) -> Any:
+    """Return every piece of a tokenizer.json by its id, added ones too, and the order of merges."""
+    said = _meaning(name, content)
+    if not isinstance(said, tuple):
+        return said
+    vocab, merges, added, *_ = said
+    listed = vocab.items() if isinstance(vocab, dict) else ((entry[0], i) for i, entry in enumerate(vocab or []))
+    return {number: piece for piece, number in listed} | dict(added), merges
 
 
 def _meaning(name: str, content: bytes) -> Any:

@@ -55,7 +55,7 @@ def read(path: Path) -> Checkpoint:
 
 def write(checkpoint: Checkpoint, out: Path, progress: Callable[[int], object] | None = None) -> str:
     """Write adapter_model.safetensors, adapter_config.json and the side files into ``out``; return the fingerprint."""
-    result = write_weights(checkpoint.tensors, out, 1 << 62, progress=progress, stem="adapter_model")
+    result = write_weights(checkpoint.tensors, out, 1 << 62, progress=progress, stem="adapter_model").fingerprint
     write_json(out / CONFIG, checkpoint.config)
     for file in checkpoint.side_files:
         shutil.copyfile(file, out / file.name)

@@ -127,7 +127,7 @@ def _hf(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
     cast = _float(job.kind)
     size = -(-nbytes(checkpoint.tensors) // job.shards) if job.shards else 5_000_000_000
     if cast is None:
-        return {"fingerprint": hf.write(checkpoint, out, size, progress=job.advance), "exact": True}
+        return {"fingerprint": hf.write(checkpoint, out, size, progress=job.advance).fingerprint, "exact": True}
     config = {**checkpoint.config, "torch_dtype": str(cast).removeprefix("torch.")} if checkpoint.config else {}
     config.pop("dtype", None)
 
@@ -136,7 +136,7 @@ def _hf(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
 
     written = hf.write(replace(checkpoint, config=config), out, size, to_cast, job.advance)
     same = {header(checkpoint.tensors, name).dtype for name in checkpoint.tensors} <= {cast}
-    return {"fingerprint": written, "exact": same, "type": job.kind}
+    return {"fingerprint": written.fingerprint, "exact": same, "type": job.kind}
 
 
 def _float(kind: str | None) -> torch.dtype | None:

@@ -8,6 +8,8 @@ non-persistent buffers, and a head that is tied to the embedding (one that equal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from blake3 import blake3
@@ -57,12 +59,35 @@ def combine(lines: Iterable[str]) -> str:
     return str(blake3(listing.encode()).hexdigest())
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The lines that are hashed into a fingerprint: every tensor with its dtype, shape and digest."""
+
+    lines: tuple[str, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint as 64 hex digits."""
+        return combine(self.lines)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """BLAKE3 of every tensor's bytes in hex, by name: what a receipt keeps, so that a fault can be located."""
+        rows = (line.rstrip("\n").split("\t") for line in sorted(self.lines))
+        return {row[0]: row[-1] for row in rows}
+
+
 def fingerprint(weights: Weights, progress: Callable[[int], object] | None = None) -> str:
     """Return the fingerprint of a checkpoint as 64 hex digits; ``progress`` is told the bytes of each tensor."""
+    return listing(weights, progress).fingerprint
+
+
+def listing(weights: Weights, progress: Callable[[int], object] | None = None) -> Listing:
+    """Read every tensor and return the lines that its fingerprint is made of."""
     lines = []
     for name in weights:
         entry = header(weights, name)
         lines.append(line(name, entry.dtype, entry.shape, digest(weights, name)))
         if progress is not None:
             progress(entry.nbytes)
-    return combine(lines)
+    return Listing(tuple(lines))

@@ -17,7 +17,7 @@ import torch
 from lingraft.output import write_json
 from lingraft.problems import Findings, Refusal
 from lingraft.weights import pickles, safetensors
-from lingraft.weights.fingerprint import combine, is_buffer
+from lingraft.weights.fingerprint import Listing, is_buffer
 from lingraft.weights.json_file import read_json as read_json
 from lingraft.weights.stream import write_shards
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header
@@ -142,8 +142,8 @@ def write(
     shard_size: int = 5_000_000_000,
     cast: Callable[[str, torch.dtype], torch.dtype] = lambda _, dtype: dtype,
     progress: Observer | None = None,
-) -> str:
-    """Write a complete model directory into the existing, empty ``out`` and return the weights' fingerprint.
+) -> Listing:
+    """Write a complete model directory into the existing, empty ``out``; return what was written, by digest.
 
     ``shard_size`` is in bytes; ``cast`` maps a tensor's name and dtype to the dtype to store. Weights are
     streamed in row blocks; config.json and the side files are written beside them.
@@ -165,8 +165,8 @@ def write_weights(
     cast: Callable[[str, torch.dtype], torch.dtype] = lambda _, dtype: dtype,
     progress: Observer | None = None,
     stem: str = "model",
-) -> str:
-    """Write sharded safetensors (and an index where there is more than one shard); return the fingerprint."""
+) -> Listing:
+    """Write sharded safetensors (and an index where there is more than one shard); return every tensor's digest."""
     plan: list[dict[str, tuple[torch.dtype, tuple[int, ...]]]] = [{}]
     total = filled = 0
     for name in weights:
@@ -185,7 +185,7 @@ def write_weights(
         weight_map = {name: file for file, part in zip(names, plan, strict=True) for name in part}
         write_json(out / f"{stem}.safetensors.index.json",
                    {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})  # fmt: skip
-    return combine(lines)
+    return Listing(tuple(lines))
 
 
 def shard_names(count: int, stem: str = "model") -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import VOCAB, by_peft, load_model, same
+from merge_models import VOCAB, by_peft, load_model, same
 
 from lingraft.weights.stream import single_threaded
 

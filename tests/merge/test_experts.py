@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 import transformers as t
-from conftest import by_peft, codes, load_model, same
+from merge_models import by_peft, codes, load_model, same
 
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 SMALL = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import by_peft, codes, load_model, same, tiny
+from merge_models import by_peft, codes, load_model, same, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

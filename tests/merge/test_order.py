@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VOCAB, codes, load_model, move
+from merge_models import VOCAB, codes, load_model, move
 from safetensors.torch import load_file, save_file
 
 from lingraft.merge.lineage import Lineage, Link, adapter_fingerprint, write_lineage

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import codes, load_model, move
+from merge_models import codes, load_model, move
 
 from lingraft.merge.lineage import Lineage, write_lineage
 from lingraft.merge.quantised import Quantisation, parse, round_trip

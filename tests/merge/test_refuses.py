@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VOCAB, codes
+from merge_models import VOCAB, codes
 from safetensors.torch import load_file, save_file
 
 from lingraft.problems import Refusal

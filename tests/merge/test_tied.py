@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB, codes, load_model
+from merge_models import VOCAB, codes, load_model
 
 IDS = torch.arange(2, 22)[None]
 Q = {"target_modules": ["q_proj"]}

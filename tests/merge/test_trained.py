@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import codes, load_model
+from merge_models import codes, load_model
 
 import lingraft
 
