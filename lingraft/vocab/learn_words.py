@@ -10,8 +10,8 @@ not nearly always part of a longer word (越来 of 越来越). Text is read by f
 from the left, which is how added tokens match, and only what is then really used counts.
 
 Of two words that overlap (没有 and 有关) only the better one is learnt: where they meet, transformers takes the left
-one and llama.cpp the longer one, and no way of writing a GGUF file mends that. It costs 5 % of the tokens that 162
-words save on the shipped text, nothing at 15 words.
+one and llama.cpp the longer one, and no way of writing a GGUF file mends that. On the shipped text this costs none of
+the tokens that 15 words save, 4 % at 162 words and 10 % at 500.
 """
 
 from __future__ import annotations
