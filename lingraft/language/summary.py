@@ -36,6 +36,7 @@ def _cell(cell: str, known: Catalogue) -> str:
     bare = cell.strip()
     parts = [known.translate(part) for part in bare.split("; ")]
     whole = "；".join(parts) if parts != bare.split("; ") else bare
-    if bare.startswith("(") and bare.endswith(")"):
-        whole = f"（{known.translate(bare[1:-1])}）"
+    inner = bare[1:-1] if bare.startswith("(") and bare.endswith(")") else ""
+    if inner and whole == bare and known.translate(inner) != inner:
+        whole = f"（{known.translate(inner)}）"
     return cell.replace(bare, whole, 1)

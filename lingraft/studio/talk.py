@@ -7,10 +7,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lingraft.problems import Problem, Refusal, refuse
+from lingraft.problems import Findings, Problem, Refusal, refuse
 from lingraft.studio.local import local, locals_in
+
+if TYPE_CHECKING:
+    from lingraft.serve.engine import Engine
 
 KEPT = 2  # models in memory at once: those of the last question
 Message = dict[str, str]
@@ -21,25 +24,25 @@ Side = int  # 0: base, 1: adapted
 class Loaded:
     """The models that were asked last; the same paths are not loaded again."""
 
-    voices: dict[tuple[Path, ...], Any] = field(default_factory=dict)
+    engines: dict[tuple[Path, ...], Engine] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, name: str) -> Any:
-        """Return a voice for a model, or for a base with adapters, one a line. Errors: as `models.load`."""
+    def get(self, name: str) -> Engine:
+        """Return the engine of a model, or of a base with adapters, one a line. Errors: as `open_engine`."""
         from lingraft import models
-        from lingraft.serve.voice import Voice, label
+        from lingraft.serve.choose import open_engine
+        from lingraft.serve.engine import Options
 
         first, *more = locals_in(name) or [local(name)]
         stack = models.stack(first, None, more)
         key = (stack.base, *stack.adapters)
         with self.lock:
-            if key not in self.voices:
-                while len(self.voices) >= KEPT:
-                    self.voices.pop(next(iter(self.voices)))
-                model, tokenizer = models.load(stack.base, None, stack.adapters)
-                self.voices[key] = Voice(label(stack), model, tokenizer)
-            self.voices[key] = self.voices.pop(key)  # the last used goes last
-            return self.voices[key]
+            if key not in self.engines:
+                while len(self.engines) >= KEPT:
+                    self.engines.pop(next(iter(self.engines))).close()
+                self.engines[key] = open_engine(Options(stack.base, stack.adapters, concurrency=1), "auto", Findings())
+            self.engines[key] = self.engines.pop(key)  # the last used goes last
+            return self.engines[key]
 
 
 def answers(loaded: Loaded, names: Sequence[str], told: Sequence[Sequence[Message]],
@@ -52,9 +55,11 @@ def answers(loaded: Loaded, names: Sequence[str], told: Sequence[Sequence[Messag
     stop = threading.Event()
 
     def speak(side: Side) -> None:
-        pieces = None
+        from lingraft.serve.engine import Settings
+
+        pieces: Any = None
         try:
-            pieces = loaded.get(names[side]).answer(told[side], most)
+            pieces = loaded.get(names[side]).generate(told[side], Settings(max_tokens=most))
             for piece in pieces:
                 heard.put((side, piece))
                 if stop.is_set():
