@@ -71,9 +71,10 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
         held = read([resolve_path(block.validation)], stage.findings)
     elif block.validation is not None:
         items, held = split(items, block.validation, stage.seed, resolve_path(given[0]))
-    train_on, check_on = (_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)
-                          for part in (items, held))  # fmt: skip
-    return Examples(train_on, check_on if held else None, tokenizer, template, _task(block))
+    train_on, check_on = ((_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)) if part
+                          else None for part in (items, held))  # fmt: skip
+    assert train_on is not None  # the readers refuse data without a row
+    return Examples(train_on, check_on, tokenizer, template, _task(block))
 
 
 def _check(stage: Stage, block: Prefer) -> None:

@@ -73,7 +73,7 @@ def test_going_on_is_refused_on_a_base_that_the_adapter_does_not_know(
 ) -> None:
     from lingraft.train import pretrain
 
-    first = make_stage(tiny_llama, ["lora"], out="first", trainer={"max_steps": 1})
+    first = make_stage(tiny_llama, ["lora"], out="first", trainer={"max_steps": 2})
     pretrain.run(first)
     with pytest.raises(Refusal) as refused:
         pretrain.run(make_stage(tiny_untied, ["lora"], out="second", **{"continue": str(first.out)}))

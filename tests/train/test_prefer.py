@@ -41,9 +41,14 @@ def test_each_method_moves_the_adapter_and_ends_with_a_sealed_checkpoint(
     assert not any(".ref." in name for name in saved) and not (stage.out / "ref").exists()
 
 
+def variety(completions: list[Any], **_: Any) -> list[float]:
+    """A reward of a user's own: how many different characters an answer has."""
+    return [float(len(set(made[-1]["content"]))) for made in completions]
+
+
 def test_grpo_samples_answers_and_learns_from_their_rewards(make_stage: Any, tiny_llama: Path, talks: Path) -> None:
     stage = make_stage(tiny_llama, [{"kind": "lora", "r": 4}], name="prefer", data=str(talks), method="grpo", length=8,
-                       rewards=[{"kind": "short"}, {"kind": "han", "weight": 0.5}], out="grpo",
+                       rewards=[{"kind": "test_prefer:variety"}, {"kind": "han", "weight": 0.5}], out="grpo",
                        trainer={"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 4,
                                 "temperature": 1.5})  # fmt: skip
     assert prefer.run(stage)["steps"] == 2

@@ -68,12 +68,11 @@ def test_neftune_adds_noise_in_training_and_none_in_evaluation(make_stage: Any, 
     stage = make_stage(tiny_llama, ["lora"], trainer={"neftune_noise_alpha": 50.0})
     with _open(stage) as ready:
         trainer, batch = ready.trainer, ready.trainer.data_collator([ready.trainer.train_dataset[0]])
-        trainer.neftune_noise_alpha and trainer._prepare_for_training(1, trainer.get_train_dataloader(), None)
         from transformers.integrations.neftune import activate_neftune
 
         activate_neftune(trainer.model, trainer.neftune_noise_alpha)
-        noisy = {float(trainer.model.train()(**batch)["loss"]) for _ in range(2)}
-        calm = {float(trainer.model.eval()(**batch)["loss"]) for _ in range(2)}
+        noisy = {trainer.model.train()(**batch)["loss"].item() for _ in range(2)}
+        calm = {trainer.model.eval()(**batch)["loss"].item() for _ in range(2)}
     assert len(noisy) == 2 and len(calm) == 1
 
 
