@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingraft.problems import refuse
+from lingraft.problems import Findings, refuse
 from lingraft.weights import hf, names, pickles, safetensors
 from lingraft.weights.formats import detect, open_checkpoint
 from lingraft.weights.rotary import hf_from_pairs, reordered
+from lingraft.weights.shards import shards_of
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, header
 
 
@@ -60,7 +61,7 @@ def _buffers(src: Path, form: str | None) -> dict[str, Entry]:
     if form != "hf":
         return {}
     found: dict[str, Entry] = {}
-    for file in hf.weight_files(src):
+    for file in shards_of(src, Findings()).files:
         raw = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
         found |= {name: entry for name, entry in raw.entries.items() if name.endswith("inv_freq")}
     return found

@@ -87,7 +87,7 @@ def _home(path: Path) -> Path | None:
     if (path / METADATA).is_file():
         return path
     inside = sorted(path.glob(f"pytorch_model_fsdp_*/{METADATA}"))
-    here = adapter.home(path) or hf.weight_files(path, complain=False)
+    here = adapter.home(path) or hf.has_weights(path)
     return inside[0].parent if inside and not here else None
 
 

@@ -42,7 +42,7 @@ def knows(path: Path) -> bool:
     if any(MODEL.fullmatch(file.name) for file in path.iterdir()):
         return True
     inner = step_folder(path)
-    return inner != path and not hf.weight_files(path, complain=False) and knows(inner)
+    return inner != path and not hf.has_weights(path) and knows(inner)
 
 
 def read(path: Path) -> Checkpoint:

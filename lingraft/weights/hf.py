@@ -6,7 +6,6 @@ written comes out of the same pass.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from lingraft.problems import Findings, Refusal
 from lingraft.weights import pickles, safetensors
 from lingraft.weights.fingerprint import Listing, is_buffer
 from lingraft.weights.json_file import read_json as read_json
+from lingraft.weights.shards import shards_of
 from lingraft.weights.stream import write_shards
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header
 
@@ -28,13 +28,11 @@ SIDE_FILES = (
     "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja", "chat_template.json",
     "generation_config.json", "preprocessor_config.json", "tekken.json", "tokenizer.tiktoken",
 )  # fmt: skip
-INDEXES = (("model.safetensors.index.json", "model.safetensors"),
-           ("pytorch_model.bin.index.json", "pytorch_model.bin"))  # fmt: skip
 
 
 def knows(path: Path) -> bool:
     """Tell whether a directory holds a Hugging Face model (weights beside or without a config.json)."""
-    return path.is_dir() and not (path / "adapter_config.json").exists() and bool(weight_files(path, complain=False))
+    return path.is_dir() and not (path / "adapter_config.json").exists() and has_weights(path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -44,10 +42,9 @@ def read(path: Path) -> Checkpoint:
     the index names and no shard holds), `unsafe-pickle`.
     """
     findings, entries = Findings(), dict[str, Entry]()
-    files = weight_files(path, complain=False)
-    _complain_of_missing(path, [file for file in files if not file.is_file()], len(files), findings)
-    told = _weight_map(path)
-    for file in (file for file in files if file.is_file()):
+    shards = shards_of(path, findings)
+    told = _weight_map(None if findings.problems else shards.index)
+    for file in shards.files:
         try:
             held = _open(file).entries
         except Refusal as refusal:
@@ -64,56 +61,15 @@ def read(path: Path) -> Checkpoint:
                       read_config(path), side_files(path))  # fmt: skip
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    index = next((path / name for name, single in INDEXES
-                  if (path / name).is_file() and not (path / single).is_file()), None)  # fmt: skip
+def has_weights(path: Path) -> bool:
+    """Tell whether a directory holds, or by an index or by its shards' numbers should hold, a model's weights."""
+    shards = shards_of(path, Findings())
+    return bool(shards.files or shards.missing)
+
+
+def _weight_map(index: Path | None) -> dict[str, str]:
     told = read_json(index).get("weight_map") if index else None
     return {str(name): str(file) for name, file in told.items()} if isinstance(told, dict) else {}
-
-
-def weight_files(path: Path, complain: bool = True) -> list[Path]:
-    """List the weight files of a model directory in order, by index where there is one.
-
-    Error: `missing-shard` where the index or the `-0000N-of-0000M` names promise a file that is not there.
-    """
-    for index, single in INDEXES:
-        if (path / single).is_file():  # transformers takes the single file, too, where both are there
-            found = [path / single]
-        elif (path / index).is_file():
-            found = [path / name for name in sorted(set(_weight_map(path).values()))]
-        else:
-            continue
-        break
-    else:
-        found = _numbered(path)
-    if complain:
-        findings = Findings()
-        _complain_of_missing(path, [file for file in found if not file.is_file()], len(found), findings)
-        findings.settle()
-    return found
-
-
-def _numbered(path: Path) -> list[Path]:
-    for pattern in ("*.safetensors", "pytorch_model*.bin"):
-        files = sorted(f for f in path.glob(pattern) if not f.name.startswith((".", "adapter_model")))
-        if files:
-            return [path / name for name in _promised([f.name for f in files])]
-    return []
-
-
-def _promised(names: list[str]) -> list[str]:
-    for name in names:
-        if found := re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)", name):
-            stem, _, total, ending = found.groups()
-            return [f"{stem}-{i:05d}-of-{total}{ending}" for i in range(1, int(total) + 1)]
-    return names
-
-
-def _complain_of_missing(path: Path, missing: list[Path], total: int, findings: Findings) -> None:
-    if missing:
-        findings.problem("missing-shard", f"{path} should have {total} weight files; {len(missing)} are missing: "
-                         f"{', '.join(file.name for file in missing)}",
-                         "download the missing shards into the same folder", missing[0])  # fmt: skip
 
 
 def _open(file: Path) -> Lazy:

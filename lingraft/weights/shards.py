@@ -35,10 +35,10 @@ def shards_of(folder: Path, findings: Findings) -> Shards:
     """
     for stem, ending in STEMS:
         index = folder / f"{stem}{ending}.index.json"
+        if (folder / f"{stem}{ending}").is_file():  # transformers takes it, too, where an index lies beside it
+            return Shards((folder / f"{stem}{ending}",))
         if index.is_file():
             return _indexed(folder, index, findings)
-        if (folder / f"{stem}{ending}").is_file():
-            return Shards((folder / f"{stem}{ending}",))
         numbered = [f for f in sorted(folder.glob(f"{stem}-*{ending}")) if NUMBERED.fullmatch(f.name)]
         if numbered:
             return _numbered(folder, numbered, findings)
