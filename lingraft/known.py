@@ -92,10 +92,11 @@ def _note(fingerprint: str) -> Path:
 def _made(stages: dict[str, Any], path: Path, fingerprint: str | None) -> bool:
     """Tell whether a run folder's stages are about these weights."""
     merged = _result(stages, "merge").get("fingerprint")
-    if merged is not None:
+    if merged is not None and fingerprint is not None:
         return bool(merged == fingerprint)
-    models = _result(stages, "evaluate").get("models") or []
-    return any(Path(str(m.get("model"))).absolute() == path.absolute() for m in models if isinstance(m, dict))
+    models = [m.get("model") for m in _result(stages, "evaluate").get("models") or [] if isinstance(m, dict)]
+    named = [*models, *(_result(stages, "verify").get("adapters") or [])]
+    return any(Path(str(name)).absolute() == path.absolute() for name in named)
 
 
 def _done(stages: dict[str, Any], name: str) -> bool:

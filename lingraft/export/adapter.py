@@ -92,8 +92,10 @@ def plan(source: Source, findings: Findings) -> Made:
             pairs[place] = _pair(name, some, family, source.base.config)
         else:
             findings.problem("unsupported-adapter", f"{source.path}: {name} brings {why}, which a GGUF adapter cannot "
-                             "hold", f"merge it: lingraft merge {source.stack.base} {source.path} --out DIR, then "
-                             "lingraft export DIR --to gguf", source.path, name)  # fmt: skip
+                             "hold", f"merge it: lingraft merge {source.stack.base} "
+                             f"{' '.join(map(str, source.stack.adapters))} --out DIR; or export the merged model "
+                             f"without writing it: lingraft export {source.path} --to gguf", source.path,
+                             name)  # fmt: skip
     findings.settle()
     below = tuple(str(path) for path in source.stack.adapters[:-1])
     if below:
