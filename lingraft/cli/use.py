@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 ENGINES = ("auto", "llamacpp", "transformers", "vllm")
 EngineOption = Annotated[str, typer.Option("--engine", help="auto, llamacpp, transformers or vllm.")]
-Bits = Annotated[int | None, typer.Option("--bits", help="Bits a weight: 4, 8 or 16; llama.cpp takes 8 by itself.")]
+Bits = Annotated[int | None, typer.Option("--bits", help="Bits a weight: 4, 8, 16 or 32; llama.cpp takes 8 by itself.")]
 Context = Annotated[int | None, typer.Option("--context", min=16, help="Tokens of a prompt and its answer.")]
 Rope = Annotated[str, typer.Option("--rope", help="Beyond the model's own context: yarn, ntk or linear.")]
 Draft = Annotated[str | None, typer.Option("--draft", help="A small model of the same tokenizer, to guess ahead.")]
@@ -99,8 +99,8 @@ def _named(adapters: list[str]) -> dict[str, str]:
 def _check(engine: str, bits: int | None, rope: str) -> None:
     one_of("--engine", engine, ENGINES)
     one_of("--rope", rope, ("yarn", "ntk", "linear"))
-    if bits not in (None, 4, 8, 16):
-        raise typer.BadParameter(f"--bits takes 4, 8 or 16; not {bits}")
+    if bits not in (None, 4, 8, 16, 32):
+        raise typer.BadParameter(f"--bits takes 4, 8, 16 or 32; not {bits}")
 
 
 def _size(text: str) -> int:

@@ -107,7 +107,7 @@ class Options:
     main: tuple[Path, ...] = ()  # adapters that are part of the model itself
     name: str = "model"  # what the model is called
     adapters: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # further names: adapters on the model
-    bits: int | None = None  # 4, 8 or 16 bits a weight; None: the engine's own choice
+    bits: int | None = None  # 4, 8, 16 or 32 bits a weight; None: the engine's own choice
     context: int | None = None
     rope: Rope = "yarn"  # how positions are stretched where the context exceeds the model's own
     draft: Path | None = None  # a small model of the same vocabulary that proposes tokens

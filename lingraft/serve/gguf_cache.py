@@ -25,7 +25,7 @@ from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.gguf_header import is_gguf
 from lingraft.weights.tensors import Checkpoint
 
-TYPES = {None: "Q8_0", 4: "Q4_0", 8: "Q8_0", 16: "F16"}
+TYPES = {None: "Q8_0", 4: "Q4_0", 8: "Q8_0", 16: "F16", 32: "F32"}
 VERSION = 1  # raise it when the writer changes: older files are then never found
 
 

@@ -168,6 +168,10 @@ def _loading(options: Options) -> dict[str, Any]:
 
         more["quantization_config"] = (BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
                                        if options.bits == 4 else BitsAndBytesConfig(load_in_8bit=True))  # fmt: skip
+    if options.bits == 32:
+        import torch
+
+        more["dtype"] = torch.float32
     if options.context is not None:
         stretched = stretch(options.base, options.context, options.rope)
         more |= {"config": stretched} if stretched is not None else {}

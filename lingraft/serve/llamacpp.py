@@ -69,7 +69,7 @@ class LlamaCpp:
         """Answer in this thread; llama.cpp's batches are filled by as many threads as there are requests."""
         files = self.files[settings.model or self.names[0]]
         loaded = self._load(files.gguf, embedding=False)
-        body = body_of(settings, self.sampling, [loaded.loras.index(path) for path in files.loras])
+        body = body_of(settings, self.sampling, [path in files.loras for path in loaded.loras])
         if files.tokenizer is not None:
             prompt = encode(files.tokenizer, prompt)
             fits(len(prompt), settings, self.context)
@@ -187,8 +187,11 @@ def parameters(load: _Load, folder: Path) -> Any:
     params.n_parallel, params.n_ctx = slots, load.context * slots
     threads = options.threads or _cores()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in load.loras]
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(path), 0.0) for path in load.loras]
     params.lora_init_without_apply = True
+    if options.bits == 32:  # as exact as transformers: nothing is kept or multiplied in 16 bits
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     _stretch(params, load)
     if load.embedding:
         params.embedding = True
@@ -229,7 +232,7 @@ def _cores() -> int:
     return int(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
 
 
-def body_of(settings: Settings, own: Mapping[str, Any], loras: list[int]) -> dict[str, Any]:
+def body_of(settings: Settings, own: Mapping[str, Any], loras: Sequence[bool]) -> dict[str, Any]:
     """Return a request's fields as llama.cpp names them, every sampler set: its own defaults are not OpenAI's."""
     sampled = bool(own.get("do_sample"))
     body: dict[str, Any] = {
@@ -239,7 +242,7 @@ def body_of(settings: Settings, own: Mapping[str, Any], loras: list[int]) -> dic
         "top_p": _first(settings.top_p, own.get("top_p") or 1.0 if sampled else 1.0),
         "top_k": _first(settings.top_k, own.get("top_k") or 0 if sampled else 0),
         "frequency_penalty": settings.frequency_penalty, "presence_penalty": settings.presence_penalty,
-        "stop": list(settings.stop), "lora": [{"id": i, "scale": 1.0} for i in loras],
+        "stop": list(settings.stop), "lora": [{"id": i, "scale": float(on)} for i, on in enumerate(loras)],
     }  # fmt: skip
     if settings.max_tokens is not None:
         body["max_tokens"] = settings.max_tokens

@@ -167,5 +167,5 @@ def checked(kind: type[Body], value: Mapping[str, Any]) -> Body:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "list[", "str")))
+        where = ".".join(str(part) for part in first["loc"] if "[" not in str(part) and part != "str")
         raise BadRequest(f"{where or 'body'}: {first['msg']}", where.partition(".")[0] or None) from None
