@@ -1,4 +1,4 @@
-"""`lingraft export ADAPTER --to gguf-adapter`: llama.cpp with the adapter answers as peft does, or the export refuses."""
+"""`lingraft export ADAPTER --to gguf-adapter`: llama.cpp answers with it as peft does, or the export refuses."""
 
 from __future__ import annotations
 

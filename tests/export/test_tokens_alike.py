@@ -19,9 +19,9 @@ from lingraft.vocab.run import extend
 
 SHIPPED = Path(lingraft.__file__).parent / "text"
 MIXED = [
-    "没有关系，我们已经过去了。", "如果然后我们可以time 为什么样的 mixed text, 的地方 2024年", "Hello，世界！ I said 因为 it's 自己的。",
-    "<|im_start|>user\n天气怎么样？<|im_end|>\n<|im_start|>assistant\n", "  两个月 没有  \n\n的时候\t人工智能AI", "",
-]  # fmt: skip
+    "没有关系，我们已经过去了。", "如果然后我们可以time 为什么样的 mixed text, 的地方 2024年",
+    "Hello，世界！ I said 因为 it's 自己的。", "  两个月 没有  \n\n的时候\t人工智能AI", "",
+]
 
 
 def texts() -> list[str]:
@@ -29,6 +29,22 @@ def texts() -> list[str]:
     rows = (SHIPPED / "zh.jsonl").read_text("utf-8").splitlines() + (SHIPPED / "en.jsonl").read_text(
         "utf-8").splitlines()[:20]  # fmt: skip
     return [json.loads(row)["text"] for row in rows] + MIXED
+
+
+def whole_characters(folder: Path) -> int:
+    """Save a byte-level tokenizer that has every Han character of the texts whole, as Qwen's has; return its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    spelled = sorted({split.pre_tokenize_str(c)[0][0] for text in texts() for c in text if "一" <= c <= "鿿"})
+    merges = [*{(s[0], s[1]): None for s in spelled}, *((s[:2], s[2]) for s in spelled)]
+    vocab = {token: i for i, token in enumerate([*sorted(letters), *(a + b for a, b in merges)])}
+    raw = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    raw.pre_tokenizer, raw.decoder = split, decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=raw).save_pretrained(folder)
+    return len(vocab)
 
 
 def cut_alike(model: Path, out: Path) -> tuple[int, list[str]]:
@@ -49,21 +65,11 @@ def test_words_added_to_a_byte_level_tokenizer_are_cut_alike(tiny_llama: Path, t
 
 
 def test_merges_added_to_a_byte_level_tokenizer_are_cut_alike(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     base = make_llama(tmp_path / "base", rows=4000)
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    chars = sorted({char for text in texts() for char in text})
-    raw.train_from_iterator([" ".join(chars)] * 3 + texts(), trainers.BpeTrainer(
-        vocab_size=4000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
-        max_token_length=3, special_tokens=["<|im_start|>", "<|im_end|>"]))  # fmt: skip
-    PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|im_end|>").save_pretrained(base)
+    size = whole_characters(base)
     extend(base, tmp_path / "m", corpus=[SHIPPED / "zh.jsonl"], size=100, init="mean", findings=Findings())
     described = json.loads((tmp_path / "m" / "tokenizer.json").read_text("utf-8"))
-    assert len(described["model"]["vocab"]) == raw.get_vocab_size() + 100  # merges, not added tokens
+    assert len(described["model"]["vocab"]) == size + 100  # merges, not added tokens
     assert cut_alike(tmp_path / "m", tmp_path / "m.gguf")[1] == []
 
 
@@ -84,7 +90,8 @@ def test_tokens_that_overlap_are_found_and_told(tiny_llama: Path, tmp_path: Path
     judge.save_pretrained(model)
     findings = Findings()
     told = export(_taller(model), tmp_path / "m.gguf", type="F32", findings=findings)
-    assert told["overlaps"] == 1 and "没有关系" in next(w.message for w in findings.warnings if "added tokens overlap" in w.message)
+    said = next(w.message for w in findings.warnings if "added tokens overlap" in w.message)
+    assert told["overlaps"] == 1 and "没有关系" in said
     engine = LlamaCpp(tmp_path / "m.gguf")
     assert engine.tokens("没有关系") != judge("没有关系").input_ids  # the warning is true
     assert engine.tokens("上海没有") == judge("上海没有").input_ids
