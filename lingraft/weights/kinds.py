@@ -127,7 +127,8 @@ def _is_deepspeed(path: Path, names: set[str]) -> bool:
 
 
 def _is_state_dict(_: Path, names: set[str]) -> bool:
-    return any(name.endswith((".safetensors", *PICKLES)) for name in names - set(STATE_FILES) - {"training_args.bin"})
+    others = {*STATE_FILES, "training_args.bin"}
+    return any(name.endswith((".safetensors", ".distcp", *PICKLES)) for name in names - others)
 
 
 def _is_model(_: Path, names: set[str]) -> bool:

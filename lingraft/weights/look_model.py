@@ -244,7 +244,7 @@ def look_at_llama2c(path: Path, _: Read, findings: Findings) -> Facts:
 def look_at_state_dict(path: Path, read: Read, findings: Findings) -> Facts:
     """Look at one weight file, or at a folder of weight files that no config describes."""
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix in (".safetensors", *PICKLES))
-    headers = {name: item for file in files for name, item in read(file).items()}
+    headers = {name: item for file in files for name, item in read(file).items()} or _distributed(path, findings)
     note_empty(path, headers, findings)
     name, head = embedding_of(headers), head_of(headers)
     rows = headers[name].shape[0] if name and headers[name].shape else None
@@ -253,6 +253,23 @@ def look_at_state_dict(path: Path, read: Read, findings: Findings) -> Facts:
         check_tokenizer(tokenizer.file, tokenizer.size, rows, name, findings)
     return replace(count(headers), vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
                    tied=None if name is None else head is None)
+
+
+def _distributed(path: Path, findings: Findings) -> dict[str, Header]:
+    """Return the headers of torch's distributed checkpoint, or none where a path is something else."""
+    if not path.is_dir() or not (path / ".metadata").is_file():
+        return {}
+    from lingraft.weights import dcp  # brings torch, which nothing else here needs
+    from lingraft.weights.safetensors import DTYPE_NAMES
+    from lingraft.weights.tensors import header
+
+    try:
+        tensors = dcp.read(path).tensors
+    except Refusal as refusal:
+        findings.absorb(refusal)
+        return {}
+    entries = ((name, header(tensors, name)) for name in tensors)
+    return {name: Header(DTYPE_NAMES[e.dtype], e.shape, e.nbytes) for name, e in entries}
 
 
 def look_at_tokenizer(path: Path, _: Read, findings: Findings) -> Facts:

@@ -67,6 +67,9 @@ class _Inert:
     def __new__(cls, *_: object, **__: object) -> _Inert:
         return object.__new__(cls)
 
+    def __call__(self, *_: object, **__: object) -> _Inert:
+        return self
+
     def __setstate__(self, state: object) -> None: ...
     def __setitem__(self, key: object, value: object) -> None: ...
     def append(self, value: object) -> None: ...

@@ -15,9 +15,10 @@ import torch
 import torch.distributed.checkpoint as dcp
 from weights_judges import codes, every_dtype, same
 
-from lingraft.problems import Refusal
+from lingraft.problems import Findings, Refusal
 from lingraft.weights import dcp as ours
 from lingraft.weights import formats
+from lingraft.weights.inspect import inspect
 
 
 def judged(folder: Path, out: Path) -> dict[str, Any]:
@@ -38,6 +39,13 @@ def saved(tmp_path: Path) -> Path:
 def test_one_process_saved_it_and_every_tensor_comes_out(saved: Path, tmp_path: Path) -> None:
     assert formats.detect(saved) == "dcp"
     assert same(formats.open_checkpoint(saved).tensors, judged(saved, tmp_path / "judge.pt"))
+
+
+def test_inspect_knows_it(saved: Path) -> None:
+    findings = Findings()
+    told = inspect(saved, False, findings)
+    assert told["kind"] == "state-dict" and told["tensors"] == len(ours.read(saved).tensors) and not findings.problems
+    assert told["use"] == str(saved) and all(part["role"] != "unknown" for part in told["contents"])
 
 
 @pytest.mark.slow

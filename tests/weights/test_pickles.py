@@ -84,6 +84,17 @@ def test_names_that_torch_allows_elsewhere_do_not_open_a_door(tmp_path: Path) ->
     assert codes(refusal) == ["unsafe-pickle"]
 
 
+def test_calling_what_a_name_returned_opens_no_door_either(tmp_path: Path) -> None:
+    steps = b"\x80\x02cbuiltins\ngetattr\ncos\npath\nX\x06\x00\x00\x00system\x86RX\x04\x00\x00\x00true\x85R."
+    torch.save({"a": torch.ones(2)}, tmp_path / "w.bin")
+    with zipfile.ZipFile(tmp_path / "w.bin") as old, zipfile.ZipFile(tmp_path / "x.bin", "w") as new:
+        for item in old.namelist():
+            new.writestr(item, steps if item.endswith("data.pkl") else old.read(item))
+    with pytest.raises(Refusal) as refusal:
+        pickles.read_file(tmp_path / "x.bin")
+    assert codes(refusal) == ["unsafe-pickle"] and "getattr" in str(refusal.value)
+
+
 def test_a_tensor_that_reaches_beyond_its_storage_is_damage(tmp_path: Path) -> None:
     torch.save({"a": torch.as_strided(torch.ones(4), (4,), (1,))}, tmp_path / "w.bin")
     with zipfile.ZipFile(tmp_path / "w.bin") as old, zipfile.ZipFile(tmp_path / "x.bin", "w") as new:
