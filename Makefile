@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[dev,clean,eval,llamacpp,serve,prefer,bitsandbytes,deepspeed]
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .[dev,clean,eval,llamacpp,kquants,serve,studio,prefer,bitsandbytes,deepspeed]
 	touch $(STAMP)
 
 quickstart: $(STAMP)
