@@ -6,11 +6,12 @@
 MODEL is a Hugging Face directory; its GGUF is made once (Q8_0, or --bits). The servers are processes of their own, all
 up during the whole run; in each round every one is asked in turn by the same clients (one process, raw sockets), in an
 order that changes with the round. A client asks for one streamed, greedy answer after another, to prompts that no one
-asked before; transformers, which takes long, in the first round alone. Told are medians over the rounds: tokens a second of all clients together, the time to the first token, and
-ratios within each round. `llama.cpp` is xllamacpp's own HTTP server, with the parameters that lingraft's engine has.
+asked before; transformers, which takes long, in the first round alone. Told are medians over the rounds: tokens a
+second of all clients together, the time to the first token, and ratios within each round. `llama.cpp` is xllamacpp's
+own HTTP server, with the parameters that lingraft's engine has.
 
---soak N sends N requests of good and bad clients (hanging up, broken JSON, huge bodies, wrong keys, strange model names)
-and watches that every good one is answered and that memory stays flat.
+--soak N sends N requests of good and bad clients (hanging up, broken JSON, huge bodies, wrong keys, strange model
+names) and watches that every good one is answered and that memory stays flat.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class Talk:
     system: str | None = None
     said: list[Message] = field(default_factory=list)
     most: int = MAX_NEW_TOKENS
+    end: Callable[[], None] | None = None  # what is done behind an answer; None: a new line is written
 
     def messages(self) -> list[Message]:
         """Return the conversation as the model reads it."""
@@ -45,9 +46,9 @@ class Talk:
 
     def ask(self, text: str) -> None:
         """Put a question and stream the answer; an interrupted answer is remembered as far as it went."""
-        self.said.append({"role": "user", "content": text})
-        answer = self._stream(self.voices.get(self.current), self.messages())
-        self.said.append({"role": "assistant", "content": answer})
+        question = {"role": "user", "content": text}
+        answer = self._stream(self.voices.get(self.current), [*self.messages(), question])
+        self.said += [question, {"role": "assistant", "content": answer}]
 
     def _stream(self, voice: Speaker, messages: Sequence[Message]) -> str:
         heard = ""
@@ -60,7 +61,7 @@ class Talk:
             self.tell(" (stopped)")
         finally:
             pieces.close()  # type: ignore[attr-defined]
-        self.write("\n")
+        self.end() if self.end else self.write("\n")
         return heard.strip()
 
 
@@ -85,7 +86,7 @@ def chat(model: str, base: str | None = None, adapters: Sequence[str] = (), syst
 
 def _talk(voices: Voices, system: str | None, most: int, source: TextIO, sink: TextIO) -> None:
     terminal = source.isatty()
-    one_line = _one_line(sink)
+    line = _OneLine(sink)
 
     def write(text: str) -> None:
         sink.write(text)
@@ -94,7 +95,9 @@ def _talk(voices: Voices, system: str | None, most: int, source: TextIO, sink: T
     def tell(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
-    talk = Talk(voices, voices.stack, write if terminal else one_line, tell, system, most=most)
+    talk = Talk(voices, voices.stack, write, tell, system, most=most)
+    if not terminal:
+        talk.write, talk.end = line.held.append, line.end
     voice = voices.get(talk.current)
     if not voice.has_template:
         tell(f"{voice.label} has no chat template: it continues your text rather than answering it")
@@ -174,16 +177,15 @@ COMMANDS: dict[str, Callable[[Talk, str], None]] = {
 }  # fmt: skip
 
 
-def _one_line(sink: TextIO) -> Callable[[str], None]:
-    """Return a writer that keeps an answer on one line: inner newlines become spaces, the last one ends it."""
-    held: list[str] = []
+@dataclass
+class _OneLine:
+    """Keep an answer on one line of a pipe: what breaks lines inside it becomes a space."""
 
-    def write(text: str) -> None:
-        if text == "\n":
-            sink.write(" ".join("".join(held).split()) + "\n")
-            sink.flush()
-            held.clear()
-        else:
-            held.append(text)
+    sink: TextIO
+    held: list[str] = field(default_factory=list)
 
-    return write
+    def end(self) -> None:
+        """Write what was held."""
+        self.sink.write(" ".join("".join(self.held).split()) + "\n")
+        self.sink.flush()
+        self.held.clear()

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serve_running import Running, serving
 from tiny_models import make_llama
 
 from lingraft.problems import Findings
 from lingraft.serve.app import Limits
 from lingraft.serve.choose import open_engine, options_for
 from lingraft.serve.engine import Engine
-from serve_running import Running, serving
 
 
 def adapter_on(folder: Path, out: Path, **changes: Any) -> Path:

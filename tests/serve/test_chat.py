@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from lingraft.problems import Refusal
-from lingraft.serve.chat import Talk, chat, questions, turn
-from lingraft.serve.voice import Voices
+from lingraft.problems import Findings, Refusal
+from lingraft.serve.chat import Talk, chat, turn
+from lingraft.serve.choose import open_engine
+from lingraft.serve.engine import Engine, Options
+from lingraft.serve.lines import questions
+from lingraft.serve.voice import Voices, shorter
 
 TEMPLATE = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}")  # fmt: skip
@@ -58,11 +61,14 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def talk_with(folder: Path, *adapters: Path) -> tuple[Talk, list[str], list[str]]:
-    from lingraft.models import stack
+    from lingraft.models import Stack, stack
+
+    def opened(wanted: Stack) -> Engine:
+        return open_engine(Options(wanted.base, wanted.adapters), "transformers", Findings())
 
     spoken: list[str] = []
     told: list[str] = []
-    voices = Voices(stack(folder, None, adapters))
+    voices = Voices(stack(folder, None, adapters), opened)
     return Talk(voices, voices.stack, spoken.append, told.append, most=12), spoken, told
 
 
@@ -84,9 +90,6 @@ def test_answers_are_what_transformers_generates(folder: Path) -> None:
 
 def test_an_answer_streams_in_pieces(folder: Path) -> None:
     talk, spoken, _ = talk_with(folder)
-    voice = talk.voices.get(talk.current)
-    space = voice.tokenizer.convert_tokens_to_ids("Ġ")  # words are handed on when they are complete
-    voice.model.generation_config.suppress_tokens = [i for i in range(257) if i != space]
     turn(talk, "hello")
     assert len(spoken) > 3
 
@@ -114,13 +117,20 @@ def test_a_system_message_leads_and_starts_anew(folder: Path) -> None:
 
 
 def test_a_conversation_longer_than_the_context_loses_its_oldest_turns(folder: Path) -> None:
-    talk, _, _ = talk_with(folder)
+    talk, spoken, told = talk_with(folder)
+    turn(talk, "/system S")
     for number in range(6):
         turn(talk, f"question number {number}, long enough")
-    ids = talk.voices.get(talk.current)._encode([{"role": "system", "content": "S"}, *talk.said[:-1]], 12)
-    text = talk.voices.get(talk.current).tokenizer.decode(ids[0])
-    assert ids.shape[1] <= 128 - 12
-    assert text.startswith("<system>S") and "number 5" in text and "number 0" not in text
+    assert told == ["system message set"] and len(spoken) >= 12
+    kept = talk.messages()
+    while len(kept := shorter(kept)) > 2:
+        assert kept[0]["role"] == "system" and kept[1]["role"] == "user"
+
+
+def test_a_question_that_never_fits_is_told(folder: Path) -> None:
+    talk, _, told = talk_with(folder)
+    assert turn(talk, "long " * 60)
+    assert "the context is 128" in told[0] and talk.said == []
 
 
 def test_adapters_are_listed_switched_and_compared(folder: Path, adapter: Path) -> None:
@@ -167,7 +177,7 @@ def test_several_lines_make_one_question(lines: list[str], joined: list[str]) ->
 
 def test_a_pipe_gets_one_line_for_each_question(folder: Path) -> None:
     out = io.StringIO()
-    chat(str(folder), stdin=io.StringIO("one\n\n/help\ntwo\n"), stdout=out, most=12)
+    chat(str(folder), stdin=io.StringIO("one\n\n/help\ntwo\n"), stdout=out, most=12, engine="transformers")
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0] == " ".join(greedy(folder, [{"role": "user", "content": "one"}]).split())
@@ -176,3 +186,31 @@ def test_a_pipe_gets_one_line_for_each_question(folder: Path) -> None:
 def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(Refusal, match="not-found"):
         chat("./nowhere", stdin=io.StringIO("x\n"), stdout=io.StringIO())
+
+
+def test_the_conversation_can_be_shown(folder: Path) -> None:
+    talk, _, told = talk_with(folder)
+    turn(talk, "/history")
+    turn(talk, "one")
+    turn(talk, "/history")
+    assert told[:2] == ["nothing was said yet", "user: one"] and told[2].startswith("assistant: ")
+
+
+def test_llama_cpp_speaks_in_the_terminal_too(talker: Path, tuned: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    out = io.StringIO()
+    lines = "The sea is\n/compare The sea is\n/adapter 0\n/clear\nThe sea is\n"
+    chat(str(talker), adapters=[str(tuned)], stdin=io.StringIO(lines), stdout=out, most=12, engine="llamacpp", bits=32,
+         threads=1)  # fmt: skip
+    adapted, base, again, last = out.getvalue().splitlines()
+    assert adapted == again != base == last
+
+
+def test_a_gguf_file_is_talked_with(talker: Path, tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    from lingraft.weights.convert import convert
+
+    convert(talker, tmp_path / "model.gguf", "gguf", Findings(), type="F16")
+    out = io.StringIO()
+    chat(str(tmp_path / "model.gguf"), stdin=io.StringIO("The sea is\n"), stdout=out, most=12, threads=1)
+    assert len(out.getvalue().splitlines()) == 1 and out.getvalue().strip()

@@ -41,7 +41,8 @@ def test_base_and_adapters_answer_as_peft_does(server: Running, talker: Path, tu
 def test_a_stream_says_the_same_as_one_piece(server: Running) -> None:
     chat = server.client().chat.completions
     whole = chat.create(model="talker", messages=ASK, **SHORT)
-    chunks = list(chat.create(model="talker", messages=ASK, stream=True, stream_options={"include_usage": True}, **SHORT))
+    more: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(chat.create(model="talker", messages=ASK, **more, **SHORT))
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason == "length"
@@ -79,7 +80,8 @@ def test_log_probabilities_are_those_of_the_model(server: Running, talker: Path)
 
 
 def test_chat_log_probabilities_have_bytes_and_alternatives(server: Running) -> None:
-    answer = server.client().chat.completions.create(model="talker", messages=ASK, logprobs=True, top_logprobs=3, **SHORT)
+    more: Any = {"logprobs": True, "top_logprobs": 3}
+    answer = server.client().chat.completions.create(model="talker", messages=ASK, **more, **SHORT)
     first = answer.choices[0].logprobs.content[0]
     assert len(first.top_logprobs) == 3 and first.logprob == max(t.logprob for t in first.top_logprobs)
     assert math.exp(first.logprob) <= 1 and bytes(first.bytes).decode(errors="replace") == first.token
@@ -151,8 +153,8 @@ def test_a_bad_field_is_named(server: Running, wrong: dict[str, Any], param: str
 def test_a_prompt_beyond_the_context_is_refused(server: Running) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as refused:
-            server.client().chat.completions.create(model="talker", messages=[{"role": "user", "content": "sea " * 400}],
-                                                    stream=stream)  # fmt: skip
+            asked: Any = [{"role": "user", "content": "sea " * 400}]
+            server.client().chat.completions.create(model="talker", messages=asked, stream=stream)
         assert refused.value.code == "context_length_exceeded"
 
 
@@ -172,4 +174,5 @@ def test_json_can_be_asked_for_where_the_engine_has_it(server: Running) -> None:
         with pytest.raises(openai.BadRequestError):
             create(model="talker", messages=ASK, response_format=asked)
         return
-    assert json.loads(create(model="talker", messages=ASK, response_format=asked).choices[0].message.content) in ("yes", "no")
+    said = create(model="talker", messages=ASK, response_format=asked).choices[0].message.content
+    assert json.loads(said) in ("yes", "no")

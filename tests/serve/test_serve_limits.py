@@ -62,8 +62,10 @@ def test_a_large_body_is_413_whether_its_length_is_told_or_not(locked: Running) 
     assert status == 413 and error(body)["code"] == "request_too_large"
 
 
-@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/v1/models/nobody", 404), (CHAT, 405), ("/v1", 404),
-                                              ("/v1/models/..%2f..%2fetc%2fpasswd", 404), ("/../etc/passwd", 404)])  # fmt: skip
+@pytest.mark.parametrize(("path", "status"), [
+    ("/nothing", 404), ("/v1/models/nobody", 404), (CHAT, 405), ("/v1", 404), ("/../etc/passwd", 404),
+    ("/v1/models/..%2f..%2fetc%2fpasswd", 404),
+])  # fmt: skip
 def test_what_is_not_there_is_told_in_openais_form(locked: Running, path: str, status: int) -> None:
     found, _, body = locked.get(path, "secret")
     assert found == status and error(body)["message"]
