@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -176,14 +177,14 @@ def prepare(folder: Path, rest: float) -> None:
 
 def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str], threads: str,
             rest: float) -> dict[str, tuple[float, int]]:  # fmt: skip
-    """Let every contestant run ``rounds`` times in turn; the best time and the largest memory count."""
+    """Let every contestant run ``rounds`` times in turn; the median time and the largest memory count."""
     base, adapter, out = work / "base", work / "adapter", work / "out"
     commands: dict[str, Callable[[], list[str]]] = {
         "cp + sync": lambda: ["sh", "-c", f"cp -r {base} {out} && sync"],
         "lingraft": lambda: [sys.executable, "-m", "lingraft", "merge", str(base), str(adapter), "--out", str(out)],
         "peft": lambda: [sys.executable, "-c", PEFT, str(base), str(adapter), str(out), str(shape["rows"])],
     }  # fmt: skip
-    results: dict[str, tuple[float, int]] = {}
+    results: dict[str, list[tuple[float, int]]] = {}
     for _ in range(rounds):
         for name, command in commands.items():
             if name in without:
@@ -191,11 +192,10 @@ def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str], 
             shutil.rmtree(out, ignore_errors=True)
             prepare(work, rest)
             seconds, memory = timed(command(), threads)
-            before = results.get(name, (float("inf"), 0))
-            results[name] = (min(before[0], seconds), max(before[1], memory))
+            results.setdefault(name, []).append((seconds, memory))
             print(f"  {name}: {seconds:.2f} s, {memory / 1e6:,.0f} MB", file=sys.stderr, flush=True)
     shutil.rmtree(out, ignore_errors=True)
-    return results
+    return {name: (median(s for s, _ in runs), max(m for _, m in runs)) for name, runs in results.items()}
 
 
 def main() -> None:
