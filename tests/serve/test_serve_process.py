@@ -62,7 +62,7 @@ def test_sigterm_lets_the_running_answer_end(talker: Path) -> None:
     threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
     client: Any = OpenAI(base_url=found[0], api_key="secret", max_retries=0)  # type: ignore[index]
     stream = client.chat.completions.create(model="talker", stream=True, temperature=0, max_tokens=200,
-                                            messages=[{"role": "user", "content": "x"}])  # fmt: skip
+                                            messages=[{"role": "user", "content": "The sea is"}])  # fmt: skip
     pieces = [next(iter(stream))]
     process.send_signal(signal.SIGTERM)
     pieces += list(stream)
