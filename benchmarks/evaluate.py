@@ -110,9 +110,10 @@ def main() -> None:
         "same type": lambda: one_by_one(model, tokenizer, documents),
         "one by one": plain,
     }
-    seconds = {name: clock(way) for name, way in ways.items() if name not in asked.without}
-    for name, value in seconds.items():
-        print(f"{name:12} {value:8.1f} s   {value / seconds['ours']:5.2f} × ours")
+    seconds: dict[str, float] = {}
+    for name in [name for name in ways if name not in asked.without]:
+        seconds[name] = clock(ways[name])
+        print(f"{name:12} {seconds[name]:8.1f} s   {seconds[name] / seconds['ours']:5.2f} × ours", flush=True)
     print(json.dumps({"type": asked.type, "kilobytes": asked.kilobytes, "shape": asked.shape, "seconds": seconds,
                       "documents": len(documents), "threads": torch.get_num_threads()}))  # fmt: skip
 

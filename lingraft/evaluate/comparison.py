@@ -10,7 +10,6 @@ from lingraft.evaluate.bits import Scored, summary
 from lingraft.evaluate.differences import difference, difference_of_outcomes
 from lingraft.evaluate.generate import SAMPLING
 from lingraft.evaluate.outcomes import Result, mean
-from lingraft.evaluate.speed import weight_bytes
 from lingraft.evaluate.subjects import Subject
 from lingraft.evaluate.tasks import Task
 
@@ -71,7 +70,7 @@ def _figures(row: Row) -> dict[str, Any]:
         "english_tokens_per_character": english.get("tokens_per_character"),
         "generation": {way: {name: mean([float(one[name]) for one in found]) for name in COUNTED}
                        for way, found in row.answers.items()},
-        "bytes": weight_bytes(row.subject.stack.base) + sum(weight_bytes(a) for a in row.subject.stack.adapters),
+        "bytes": row.subject.bytes,
         "tokens_per_second": row.speed,
         "dtype": row.dtype or None,
         "seconds": row.seconds,

@@ -55,11 +55,14 @@ def score_published(name: str, shots: int, limit: int | None, pair: Pair) -> Res
     import lm_eval
     from lm_eval.tasks import TaskManager
 
+    manager, asked = TaskManager(), HARNESS_NAMES.get(name, name)
+    if not manager.match_tasks([asked]):
+        refuse("not-found", f"the harness has no task {asked!r}", "see `lm-eval ls tasks`, or give the data: NAME=PATH")
     model, tokenizer = pair()
     try:
-        found = lm_eval.simple_evaluate(model=_hflm(model, tokenizer, 1), tasks=[HARNESS_NAMES.get(name, name)],
-                                        limit=limit, num_fewshot=shots or None, bootstrap_iters=0, log_samples=False,
-                                        verbosity="ERROR", task_manager=TaskManager())  # fmt: skip
+        found = lm_eval.simple_evaluate(model=_hflm(model, tokenizer, 1), tasks=[asked], limit=limit,
+                                        num_fewshot=shots or None, bootstrap_iters=0, log_samples=False,
+                                        verbosity="ERROR", task_manager=manager)  # fmt: skip
     except Exception as error:  # the Hub, datasets and the tasks' own code raise many kinds
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         refuse("not-found", f"the harness cannot run {name}: {reason}",

@@ -26,6 +26,7 @@ from lingraft.problems import Findings
 from lingraft.progress import say
 
 SHIPPED = Path(__file__).parents[1] / "text"
+ASKED = 20_000  # characters: prompts and tasks cost about as much as that
 PROBE = "长城是中国古代的伟大工程。The Great Wall is a great work of ancient China."
 
 
@@ -75,7 +76,8 @@ def _contamination(wanted: Wanted, train: Sequence[Path]) -> dict[str, Any]:
 
 def _row(subject: Subject, wanted: Wanted) -> Row:
     started = time.monotonic()
-    opened, row = Opened(subject), Row(subject)
+    texts = [*(wanted.text or []), *(wanted.english or [])]
+    opened, row = Opened(subject, sum(map(len, texts)) + ASKED * bool(wanted.tasks or wanted.prompts)), Row(subject)
     if wanted.text is not None:
         row.text = measure(opened, wanted.text, f"{subject.name}: text")
     if wanted.english is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from blake3 import blake3
 
 from lingraft import models
+from lingraft.evaluate.speed import weight_bytes
 from lingraft.problems import refuse
 
 SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
@@ -36,6 +37,11 @@ class Subject:
             return base
         files = sorted(base.glob("*.gguf")) if not (base / "config.json").is_file() else []
         return files[0] if len(files) == 1 else None
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of its weights on disk, adapters included."""
+        return weight_bytes(self.gguf or self.stack.base) + sum(weight_bytes(a) for a in self.stack.adapters)
 
     @cached_property
     def key(self) -> str:
