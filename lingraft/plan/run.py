@@ -146,6 +146,8 @@ def traced(technique: Technique) -> Technique:
     """Return the technique that costs the same and needs no weights to begin."""
     if isinstance(technique, Qlora):
         return technique.lora
+    if technique.kind in ("prompt", "prefix"):  # text by text through peft, which is not traced; about as much memory
+        return Lora.model_validate({"r": 1})
     if isinstance(technique, Lora) and technique.kind == "pissa":
         return technique.model_copy(update={"kind": "lora"})
     return technique

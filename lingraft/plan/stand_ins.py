@@ -33,6 +33,7 @@ def set_attention(model: Any, length: int, fused: bool, ledger: Ledger) -> None:
                dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
         if more.get("softcap") is not None or dropout or query.shape[0] != 1 or not _causal(module):
             return _plain(query, key, value, more.get("softcap"), dropout), None
+        query, key = query.to(value.dtype), key.to(value.dtype)  # as the loop's own attention does
         ends = range(0, query.shape[2], length)
         strips = not fused and length <= texts.KEEP and more.get("sliding_window") is None
         parts = [_one(query[0, :, a : a + length], key[0, :, a : a + length], value[0, :, a : a + length],

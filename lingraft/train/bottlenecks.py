@@ -9,7 +9,7 @@ model as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from lingraft.weights.hf import read_json
 
 KIND = "BOTTLENECK"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_ACTIVATIONS = {"gelu": functional.gelu, "relu": functional.relu, "silu": functional.silu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu, "relu": functional.relu, "silu": functional.silu}  # fmt: skip
 _LAST = {"o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "w2", "out_lin",
          "lin2", "Wo"}  # fmt: skip
 _BLOCK = re.compile(r"^(.*\.\d+)\.(.+)$")

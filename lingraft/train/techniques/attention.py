@@ -46,7 +46,8 @@ class Attention(BaseModel):
 
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:  # noqa: ARG002
         """Mark the model, so that the loop keeps this kernel instead of its own."""
-        causal: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        outer: Any = model
+        causal = outer.get_base_model() if hasattr(outer, "get_base_model") else outer
         causal.lingraft_keeps_attention = True
         return model
 
