@@ -21,12 +21,14 @@ from starlette.routing import Route, Router
 from lingraft.serve import forms
 from lingraft.serve.body import read_json
 from lingraft.serve.door import Door, NotKnown
-from lingraft.serve.engine import Engine, Prompt, Settings
+from lingraft.serve.engine import BadRequest, Engine, Prompt, Settings
 from lingraft.serve.gate import Gate
 from lingraft.serve.job import Answers, TimedOut, tasks_for
 from lingraft.serve.meters import Line, Meters
 from lingraft.serve.requests import ChatRequest, CompletionRequest, EmbeddingRequest, checked
 from lingraft.serve.stream import Stream
+
+MOST = 128  # answers of one request
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Front:
         parent = None if name == self.engine.names[0] else self.engine.names[0]
         return JSONResponse(forms.model_card(name, self.created, parent))
 
-    async def chat(self, request: Request) -> Response:
+    async def chat(self, request: Request) -> Response | Stream:
         """POST /v1/chat/completions."""
         body = checked(ChatRequest, await read_json(request, self.limits.max_body))
         settings = body.settings()
@@ -83,7 +85,7 @@ class Front:
         form = forms.Form(True, self.named(body.model), settings.top_logprobs)
         return await self._answer(request, body, [body.conversation], settings, form)
 
-    async def completions(self, request: Request) -> Response:
+    async def completions(self, request: Request) -> Response | Stream:
         """POST /v1/completions."""
         body = checked(CompletionRequest, await read_json(request, self.limits.max_body))
         settings = body.settings()
@@ -116,8 +118,10 @@ class Front:
         return name
 
     async def _answer(self, request: Request, body: ChatRequest | CompletionRequest, prompts: list[Prompt],
-                      settings: Settings, form: forms.Form) -> Response:  # fmt: skip
+                      settings: Settings, form: forms.Form) -> Response | Stream:  # fmt: skip
         n = body.n or 1
+        if n * len(prompts) > MOST:
+            raise BadRequest(f"{n * len(prompts)} answers are asked for at once; {MOST} may be", "n")
         tasks = tasks_for(prompts, replace(settings, model=form.model), n)
         line: Line = request.state.line
         line.facts |= {"model": form.model, "stream": body.stream}

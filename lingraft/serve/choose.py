@@ -67,10 +67,14 @@ def options_for(model: str, base: str | None = None, adapters: Mapping[str, str]
     chains = {}
     for label, path in (adapters or {}).items():
         chain = models.stack(path, str(stack.base)).adapters
-        if not chain:
+        if not chain or not models.is_adapter(models.locate(path)):
             refuse("unsupported-adapter", f"{path} holds no adapter_config.json", "give an adapter's directory", path)
         chains[label] = tuple(p for p in chain if p.resolve() not in {q.resolve() for q in stack.adapters})
-    return Options(_whole(stack.base), stack.adapters, name or called(model), chains, **more)
+    main = name or called(model)
+    if main in chains:
+        refuse("unsupported-adapter", f"the model and {chains[main][-1]} would both be called {main!r}",
+               "choose --adapter OTHERNAME=PATH, or another --name", chains[main][-1])  # fmt: skip
+    return Options(_whole(stack.base), stack.adapters, main, chains, **more)
 
 
 def called(model: str) -> str:

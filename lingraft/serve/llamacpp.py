@@ -21,9 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from lingraft.problems import refuse
-from lingraft.serve.engine import BadRequest, Emit, Message, Options, Piece, Prompt, Settings, Usage, iterate
+from lingraft.serve.engine import (
+    DEFAULT_CONTEXT,
+    BadRequest,
+    Emit,
+    Message,
+    Options,
+    Piece,
+    Prompt,
+    Settings,
+    Usage,
+    iterate,
+)
 from lingraft.serve.gguf_facts import Facts, read_facts
 from lingraft.serve.prompts import encode, fits
+
+EMBEDDED = 2048  # tokens of a text that is embedded: they are read in one go
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ class LlamaCpp:
         inputs: list[Any] = list(texts)
         if files.tokenizer is not None:
             inputs = [encode(files.tokenizer, text) for text in texts]
+            most = min(self.context, EMBEDDED)
+            if any(not 0 < len(ids) <= most for ids in inputs):
+                raise BadRequest(f"an input may have 1 to {most} tokens", "input")
         told = json.loads(self._load(files.gguf, embedding=True).embed(inputs))
         if "error" in told:
             raise _error(told["error"])
@@ -196,7 +212,7 @@ def parameters(load: _Load, folder: Path) -> Any:
     if load.embedding:
         params.embedding = True
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
-        params.n_batch = params.n_ubatch = min(load.context, 2048)
+        params.n_batch = params.n_ubatch = min(load.context, EMBEDDED)
     elif load.draft is not None:
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
         params.speculative.draft.mparams.path = str(load.draft)
@@ -221,9 +237,13 @@ def _stretch(params: Any, load: _Load) -> None:
 
 
 def _context(facts: Facts, options: Options) -> int:
-    from lingraft.serve.engine import DEFAULT_CONTEXT
+    """Return the context asked for; else what model and memory allow: a quarter of what is free, for all answers."""
+    import psutil
 
-    return options.context or min(facts.context, DEFAULT_CONTEXT)
+    if options.context is not None:
+        return options.context
+    room = psutil.virtual_memory().available // 4 // max(facts.token_bytes * options.concurrency, 1)
+    return min(facts.context, DEFAULT_CONTEXT, max(512, int(room) // 256 * 256))
 
 
 def _cores() -> int:
@@ -247,7 +267,7 @@ def body_of(settings: Settings, own: Mapping[str, Any], loras: Sequence[bool]) -
     if settings.max_tokens is not None:
         body["max_tokens"] = settings.max_tokens
     if settings.seed is not None:
-        body["seed"] = settings.seed % (1 << 32)
+        body["seed"] = settings.seed % 0xFFFFFFFF  # which itself means: any
     if settings.top_logprobs is not None:
         most = max(settings.top_logprobs, 1)  # 0 would mean none at all
         body |= {"logprobs": True, "top_logprobs": most, "n_probs": most}
@@ -279,7 +299,8 @@ def _error(told: Mapping[str, Any]) -> Exception:
     message = str(told.get("message"))
     if told.get("type") == "exceed_context_size_error":
         return BadRequest(message, "messages", "context_length_exceeded")
-    return BadRequest(message) if int(told.get("code", 500)) == 400 else RuntimeError(f"llama.cpp: {message}")
+    asked_too_much = int(told.get("code", 500)) == 400 or "too large to process" in message
+    return BadRequest(message) if asked_too_much else RuntimeError(f"llama.cpp: {message}")
 
 
 @contextmanager

@@ -21,8 +21,8 @@ HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-cont
            (b"x-accel-buffering", b"no")]  # fmt: skip
 
 
-class Stream(Response):
-    """The answers of one request on their way to a client."""
+class Stream:
+    """The answers of one request on their way to a client; an ASGI application, as starlette's responses are."""
 
     def __init__(self, front: Front, request: Request, answers: Answers, form: forms.Form, n: int, wants_usage: bool,
                  line: Line) -> None:  # fmt: skip
@@ -31,7 +31,6 @@ class Stream(Response):
         self.choices = [forms.Choice() for _ in answers.tasks]
         self.offsets = [0 for _ in answers.tasks]
         self.begun = False
-        self.background = None
 
     async def whole(self) -> Response:
         """Wait for everything and return it as one JSON object."""

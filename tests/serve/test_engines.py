@@ -174,3 +174,40 @@ def test_the_gate_is_first_come_first_served() -> None:
         return order
 
     assert asyncio.run(run()) == ["both", "wide", "small"]
+
+
+def test_two_models_cannot_have_one_name(talker: Path, tuned: Path) -> None:
+    with pytest.raises(Refusal, match="both be called 'talker'"):
+        options_for(str(talker), adapters={"talker": str(tuned)})
+
+
+def test_a_context_leaves_most_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+
+    from lingraft.serve.gguf_facts import Facts
+    from lingraft.serve.llamacpp import _context
+
+    seven_billion = Facts(4096, 10000.0, 128, True, (), 524_288)
+    memory = type("Memory", (), {"available": 16 << 30})
+    monkeypatch.setattr(psutil, "virtual_memory", memory)
+    assert _context(seven_billion, Options(Path("x"), concurrency=4)) == 2048
+    assert _context(seven_billion, Options(Path("x"), concurrency=4, context=4096)) == 4096
+
+
+def test_a_text_that_is_too_long_to_embed_is_refused(engine: Engine) -> None:
+    with pytest.raises(BadRequest, match="may have 1 to 256"):
+        engine.embed(["sea " * 400])
+
+
+def test_a_gguf_alone_is_cut_by_llama_cpp_and_refuses_what_is_too_long(talker: Path, tmp_path: Path) -> None:
+    from lingraft.weights.convert import convert
+
+    convert(talker, tmp_path / "m.gguf", "gguf", Findings(), type="F32")
+    engine = open_engine(options_for(str(tmp_path / "m.gguf"), bits=32, threads=1), "auto", Findings())
+    judge = open_engine(options_for(str(talker), bits=32), "transformers", Findings())
+    assert said(engine).rstrip("\ufffd") == said(judge).rstrip("\ufffd")
+    with pytest.raises(BadRequest):
+        list(engine.generate([{"role": "user", "content": "sea " * 400}], GREEDY))
+    with pytest.raises(BadRequest):
+        engine.embed(["sea " * 400])
+    engine.close()
