@@ -1,23 +1,23 @@
 """Read a corpus of any size as a stream, and keep what learning needs: a fair sample that fits into memory.
 
-Text files are read line by line; everything else comes as documents from the data room.
+Documents come from the data room (text, rows, gzip, Hub data sets); long ones are cut at line ends, so that the draw is
+even whatever the files are like.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingraft.data.files import TEXT, expand
 from lingraft.data.text import stream
 from lingraft.problems import Findings, refuse
 from lingraft.vocab.han import HAN, HAN_RUN
 
 SAMPLE = 5_000_000  # characters that learning looks at; a larger corpus is sampled evenly
-_PART = 20_000  # characters read at once from a text file, to the end of the line
+_PART = 20_000  # characters, to the end of the line
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,8 @@ def texts(paths: Sequence[Path], findings: Findings) -> Iterator[str]:
 
     Errors: `not-found`, `unknown-format`, `data-invalid`.
     """
-    for path in expand(paths, (".txt", ".md", ".jsonl", ".json", ".parquet")):
-        if path.suffix.lower() in TEXT:
-            yield from _parts(path)
-        else:
-            yield from (document.text for document in stream([path], findings))
+    for document in stream(paths, findings):
+        yield from _parts(document.text)
     findings.settle()
 
 
@@ -73,27 +70,11 @@ def sample(paths: Sequence[Path], findings: Findings, limit: int = SAMPLE, seed:
     return Sample(tuple(kept), characters, han, share)
 
 
-def _parts(path: Path) -> Iterator[str]:
-    lines: list[str] = []
-    size = 0
-    for line in _lines(path):
-        lines.append(line)
-        size += len(line)
-        if size >= _PART:
-            yield "".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield "".join(lines)
-
-
-def _lines(path: Path) -> Iterable[str]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(file, 1):  # noqa: B007 (the error names it)
-                yield line
-    except UnicodeDecodeError:
-        refuse("data-invalid", f"{path}: after line {number}: this is not UTF-8 text",
-               f"convert it: iconv -f GB18030 -t UTF-8 {path}", f"{path}:{number + 1}")  # fmt: skip
-    except OSError as error:
-        refuse("unreadable", f"{path} cannot be read: {error.strerror}", "check the file", path)
+def _parts(text: str) -> Iterator[str]:
+    at = 0
+    while len(text) - at > _PART:
+        end = text.find("\n", at + _PART) + 1 or len(text)
+        yield text[at:end]
+        at = end
+    if at < len(text):
+        yield text[at:]

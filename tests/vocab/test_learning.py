@@ -10,7 +10,7 @@ import pytest
 
 from lingraft.problems import Findings, Refusal
 from lingraft.vocab import learn_words
-from lingraft.vocab.budget import NEEDED, choose
+from lingraft.vocab.budget import FEW, NEEDED, choose
 from lingraft.vocab.corpus import sample
 from lingraft.vocab.han import has_han, is_han, is_piece
 from lingraft.vocab.learn_words import Word
@@ -40,20 +40,27 @@ def test_a_count_is_what_longest_matching_uses() -> None:
 
 def test_more_budget_pays_for_more_pieces() -> None:
     pieces = [Word(f"词{i}", 200 - i, 4) for i in range(200)]
-    sizes = [choose(pieces, 10_000, budget)[1].size for budget in (0, 100, 1_000, 10_000)]
-    assert sizes == sorted(sizes) and sizes[0] == 0 and sizes[-1] > sizes[1]
+    sizes = [choose(pieces, 10_000, budget)[1].size for budget in (0, 1_000, 5_000, 10_000)]
+    assert sizes == sorted(sizes) and sizes[0] == FEW and sizes[-1] > sizes[1]
 
 
-def test_each_chosen_piece_is_met_often_enough_and_the_reason_says_so() -> None:
-    pieces = [Word(f"词{i}", 200 - i, 4) for i in range(150)] + [Word(f"少{i}", 5, 4) for i in range(200)]
+@pytest.mark.parametrize("budget", [1, 4_000, 5_000])
+def test_a_slower_machine_does_not_change_a_small_choice(budget: int) -> None:
+    pieces = [Word(f"词{i}", 100 - i, 4) for i in range(90)]
+    assert [piece.text for piece in choose(pieces, 10_000, budget)[0]] == [f"词{i}" for i in range(FEW)]
+
+
+def test_each_further_piece_is_met_often_enough_and_the_reason_says_so() -> None:
+    pieces = [Word(f"词{i}", 2_000 - i, 4) for i in range(150)] + [Word(f"少{i}", 5, 4) for i in range(200)]
     kept, choice = choose(pieces, 10_000, 1_000)
-    assert min(piece.count for piece in kept) * 0.1 >= NEEDED and len(kept) == choice.size
+    assert len(kept) == choice.size == 150 and min(piece.count for piece in kept) * 0.1 >= NEEDED
     assert f"{choice.size} new pieces" in choice.why and "would need about" in choice.why
 
 
 def test_a_character_needs_more_training_than_a_word() -> None:
-    kept, _ = choose([Word("可以", 50, 4), Word("看", 50, 3)], 1_000, 1_000)
-    assert [piece.text for piece in kept] == ["可以"]
+    words = [Word(f"可以{i}", 90, 4) for i in range(FEW + 1)]
+    kept, _ = choose([*words, Word("看", 90, 3)], 1_000, 1_000)
+    assert [piece.text for piece in kept] == [word.text for word in words]
 
 
 def test_a_large_corpus_is_sampled_evenly_and_reproducibly(tmp_path: Path) -> None:

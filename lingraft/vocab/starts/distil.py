@@ -27,7 +27,7 @@ from lingraft.vocab.windows import Drawn, Window, draw
 
 NAME = "distil"
 DEPTH = 0.2  # of the layers take part in the input's distillation
-TOKENS = (14_000, 60, 60_000)  # of teaching: at least, per new piece, at most
+TOKENS = (2_000, 60, 60_000)  # of teaching: at least, per new piece, at most
 EPOCHS = 1
 BATCH = 6
 RATE = 2e-2
