@@ -57,3 +57,29 @@ def export(
                      command=command())  # fmt: skip
 
     answer(call, json_out, allow)
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="OWNER/NAME on the Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the card, list the files, send nothing.")] = False,
+    base: Annotated[str | None, typer.Option("--base", help="The base's Hub id, for the card.")] = None,
+    licence: Annotated[str | None, typer.Option("--license", help="Of the result; else the base's.")] = None,
+    languages: Annotated[list[str], typer.Option("--language", help="zh, en, …; repeatable.")] = [],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write the card anew.")] = False,
+    json_out: Json = False,
+    allow: Allow = [],
+) -> None:
+    """Upload a model, an adapter or GGUF files to the Hub, with a card written from the receipts."""
+    if repo.count("/") > 1 or not repo.strip("/") or repo.startswith(("/", ".")):
+        raise typer.BadParameter(f"{repo!r} is no repository: write OWNER/NAME")
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.export.push import push as send
+
+        return send(folder, repo, private=private, dry_run=dry_run, base=base, licence=licence, languages=languages,
+                    overwrite=overwrite, findings=findings)  # fmt: skip
+
+    answer(call, json_out, allow)

@@ -70,3 +70,14 @@ def greedy(model: Any, ids: list[int], count: int) -> list[int]:
 def agree(theirs: torch.Tensor, told: dict[int, float], within: float = 2e-3) -> bool:
     """Tell whether llama.cpp's likeliest tokens have transformers' log probabilities."""
     return len(told) == 5 and all(abs(float(theirs[token]) - value) < within for token, value in told.items())
+
+
+def wide(folder: Path) -> Path:
+    """Save a random Llama whose rows are whole K-quant blocks of 256."""
+    from tiny_models import make_tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    LlamaForCausalLM(LlamaConfig(vocab_size=400, hidden_size=256, intermediate_size=256, num_hidden_layers=1,
+                                 num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)  # fmt: skip
+    make_tokenizer(folder)
+    return folder

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from export_judges import LlamaCpp, agree, greedy, next_token
+from export_judges import LlamaCpp, agree, greedy, next_token, wide
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lingraft.export import kquants
@@ -19,17 +19,6 @@ from lingraft.weights.fingerprint import fingerprint
 
 IDS = [5, 77, 103, 8, 200, 31, 9, 44, 45, 300]
 Make = Callable[..., Path]
-
-
-def wide(folder: Path) -> Path:
-    """Save a random Llama whose rows are whole K-quant blocks of 256."""
-    from tiny_models import make_tokenizer
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    LlamaForCausalLM(LlamaConfig(vocab_size=400, hidden_size=256, intermediate_size=256, num_hidden_layers=1,
-                                 num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)  # fmt: skip
-    make_tokenizer(folder)
-    return folder
 
 
 def test_base_and_adapters_are_exported_as_they_would_be_merged(tiny_llama: Path, adapter: Make,
