@@ -41,15 +41,15 @@ from lingraft.serve.gguf_cache import gguf_for
 
 CONTEXT = 1024
 BARE = """
-import sys, time, pathlib, tempfile, types
-from lingraft.serve import llamacpp
+import sys, time, pathlib, tempfile
+from lingraft.serve.llama_load import Load, parameters
 from lingraft.serve.engine import Options
 from lingraft.serve.gguf_facts import read_facts
 import xllamacpp
 gguf, port, places, threads = pathlib.Path(sys.argv[1]), *map(int, sys.argv[2:5])
 options = Options(gguf, concurrency=places, threads=threads)
-load = llamacpp._Load(gguf, [], options, int(sys.argv[5]), read_facts(gguf), None, False)
-params = llamacpp.parameters(load, pathlib.Path(tempfile.mkdtemp()))
+load = Load(gguf, [], options, int(sys.argv[5]), read_facts(gguf), None, False)
+params = parameters(load, pathlib.Path(tempfile.mkdtemp()))
 params.hostnames, params.port, params.api_keys, params.n_threads_http = ["127.0.0.1"], port, [], places + 2
 server = xllamacpp.Server(params)
 time.sleep(10**6)

@@ -36,7 +36,9 @@ class Answers:
         self._loop = asyncio.get_running_loop()
         self._events: deque[Event] = deque()
         self._called = False  # the loop was told already that there is something
-        self._news = asyncio.Event()
+        self._quiet = False  # nothing came for a while
+        self._waiter: asyncio.Future[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._stop = threading.Event()
 
     def start(self, pool: Executor, at_once: int) -> asyncio.Task[None]:
@@ -60,17 +62,29 @@ class Answers:
     async def events(self, patience: float) -> AsyncIterator[list[Event]]:
         """Yield what has come, an empty list where nothing came for so many seconds, until all answers ended."""
         left = len(self.tasks)
-        while left:
-            try:
-                await asyncio.wait_for(self._news.wait(), patience)
-            except TimeoutError:
-                yield []
-                continue
-            self._news.clear()
-            self._called = False
-            found = [self._events.popleft() for _ in range(len(self._events))]
-            left -= sum(not isinstance(piece, Piece) for _, piece in found)
-            yield found
+        clock = self._loop.call_later(patience, self._tick, patience)
+        try:
+            while left:
+                if not self._events and not self._quiet:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                self._called = self._quiet = False
+                found = [self._events.popleft() for _ in range(len(self._events))]
+                left -= sum(not isinstance(piece, Piece) for _, piece in found)
+                yield found
+        finally:
+            clock.cancel()
+            self._clock.cancel() if self._clock else None
+
+    def _tick(self, patience: float) -> None:
+        """Wake the reader now and then, though there is nothing to read."""
+        self._quiet = True
+        self._wake()
+        self._clock = self._loop.call_later(patience, self._tick, patience)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _run(self, task: Task) -> None:
         """Work in a thread of the pool."""
@@ -95,7 +109,7 @@ class Answers:
         self._events.append(event)
         if call and not self._called:
             self._called = True
-            self._loop.call_soon_threadsafe(self._news.set)
+            self._loop.call_soon_threadsafe(self._wake)
 
 
 def tasks_for(prompts: Sequence[Prompt], settings: Settings, n: int) -> list[Task]:

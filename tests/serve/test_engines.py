@@ -185,13 +185,13 @@ def test_a_context_leaves_most_of_the_memory(monkeypatch: pytest.MonkeyPatch) ->
     import psutil
 
     from lingraft.serve.gguf_facts import Facts
-    from lingraft.serve.llamacpp import _context
+    from lingraft.serve.llama_load import context_for
 
     seven_billion = Facts(4096, 10000.0, 128, True, (), 524_288)
     memory = type("Memory", (), {"available": 16 << 30})
     monkeypatch.setattr(psutil, "virtual_memory", memory)
-    assert _context(seven_billion, Options(Path("x"), concurrency=4)) == 2048
-    assert _context(seven_billion, Options(Path("x"), concurrency=4, context=4096)) == 4096
+    assert context_for(seven_billion, Options(Path("x"), concurrency=4)) == 2048
+    assert context_for(seven_billion, Options(Path("x"), concurrency=4, context=4096)) == 4096
 
 
 def test_a_text_that_is_too_long_to_embed_is_refused(engine: Engine) -> None:
