@@ -35,6 +35,11 @@ _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
     "+ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# As ChatML, with the system line that Qwen 2.5 puts where there is none.
+_QWEN = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. "
+    "You are a helpful assistant.<|im_end|>\n' }}{% endif %}" + _CHATML
+)
 # Stanford Alpaca's prompt, carried on over several turns.
 _ALPACA = (
     "BOS{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'].strip() + '\n\n' }}"
@@ -44,11 +49,12 @@ _ALPACA = (
     "{{ '### Instruction:\n' + message['content'].strip() + '\n\n### Response:\n' }}"
     "{% else %}{{ message['content'].strip() + eos_token + '\n\n' }}{% endif %}{% endfor %}"
 )
-NAMED = {"llama2": _LLAMA2, "llama3": _LLAMA3, "chatml": _CHATML, "alpaca": _ALPACA}
+NAMED = {"llama2": _LLAMA2, "llama3": _LLAMA3, "chatml": _CHATML, "qwen": _QWEN, "alpaca": _ALPACA}
 # Words of a template that must be single tokens of the tokenizer, or the model could never end its turn.
 _MARKS = {
     "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "chatml": ("<|im_start|>", "<|im_end|>"),
+    "qwen": ("<|im_start|>", "<|im_end|>"),
 }
 
 
@@ -69,7 +75,10 @@ def resolve(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if not Path(template).is_file():
         refuse("recipe-invalid", f"template: {template!r} is no template",
                f"use auto, {', '.join(NAMED)}, or a .jinja file")  # fmt: skip
-    return Path(template).read_text(encoding="utf-8")
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        refuse("unreadable", f"template: {template} cannot be read: {error}", "save it as UTF-8 text", template)
 
 
 def save_beside(template: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
