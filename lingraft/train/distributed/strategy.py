@@ -66,14 +66,11 @@ def arguments(spread: Distributed, chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_unoffered(spread: Distributed, name: str, block: Any) -> None:
     """Refuse (`recipe-invalid`) what cannot be sharded, rather than train something else."""
-    if not splits_weights(spread):
-        return
-    if any(technique.kind == "qlora" for technique in block.techniques):
+    if name == "prefer" and spread.kind != "ddp":
+        refuse("recipe-invalid", f"prefer is not offered with {label(spread)}", "use distributed: {kind: ddp}")
+    if splits_weights(spread) and any(technique.kind == "qlora" for technique in block.techniques):
         refuse("recipe-invalid", f"{name}.techniques: quantised weights are not split over processes",
                "use distributed: {kind: ddp}, or lora instead of qlora")  # fmt: skip
-    if name == "prefer":
-        refuse("recipe-invalid", f"prefer is not offered with weights split over processes ({label(spread)})",
-               "use distributed: {kind: ddp}, or {kind: deepspeed, stage: 2}")  # fmt: skip
 
 
 def splits_weights(spread: Distributed) -> bool:
