@@ -22,6 +22,7 @@ from lingraft.evaluate.subjects import Subject, subjects
 from lingraft.evaluate.tasks import parse_all
 from lingraft.evaluate.tasks import run as run_task
 from lingraft.evaluate.text import read_documents
+from lingraft.known import note
 from lingraft.problems import Findings
 from lingraft.progress import say
 
@@ -63,6 +64,8 @@ def evaluate(
     seen = _contamination(wanted, train) if train else None
     rows = [_row(subject, wanted) for subject in found]
     findings.settle()
+    for subject in found:
+        note("evaluated", Path(subject.name))
     return answer_of(rows, wanted, seen)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lingraft.known import note
 from lingraft.models import is_adapter, locate, stack
 from lingraft.problems import Findings, refuse
 
@@ -29,10 +30,14 @@ def verify(path: str, base: str | None, adapters: Sequence[str], findings: Findi
 
         if base is None:
             refuse("base-mismatch", f"no base was given to hold {path} against", "add --base MODEL", path)
-        return verify_merged(here, locate(base), [locate(a) for a in adapters] or _of_receipt(here), findings)
-    from lingraft.verify.receipt import verify_receipt
+        told = verify_merged(here, locate(base), [locate(a) for a in adapters] or _of_receipt(here), findings)
+    else:
+        from lingraft.verify.receipt import verify_receipt
 
-    return verify_receipt(here, findings)
+        told = verify_receipt(here, findings)
+    if not findings.problems:
+        note("verified", here)
+    return told
 
 
 def _of_receipt(model: Path) -> list[Path]:
