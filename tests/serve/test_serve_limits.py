@@ -193,3 +193,29 @@ def test_threads_do_not_pile_up(llama: Engine) -> None:
         for _ in range(20):
             running.post(CHAT, BODY)
         assert threading.active_count() <= before + 2
+
+
+def test_a_quiet_stream_says_that_it_lives(llama: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lingraft.serve.stream.QUIET", 0.05)
+    held = Held(llama)
+    body = json.dumps({"messages": ASK, "max_tokens": 4, "stream": True}).encode()
+    with serving(held) as running, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(running.post, CHAT, body)
+        assert held.begun.acquire(timeout=30)
+        time.sleep(0.3)
+        held.go.set()
+        status, headers, text = answer.result()
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    assert b": still at work\n\n" in text and b"data: [DONE]" in text
+
+
+def test_a_failing_engine_is_500_and_the_server_goes_on(llama: Engine) -> None:
+    class Broken(Held):
+        def run(self, prompt: Any, settings: Any, emit: Any) -> None:
+            raise RuntimeError("out of memory")
+
+    with serving(Broken(llama)) as running:
+        for _ in range(2):
+            status, _, body = running.post(CHAT, BODY)
+            assert status == 500 and error(body)["type"] == "server_error"
+        assert running.get("/health")[0] == 200
