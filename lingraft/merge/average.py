@@ -82,11 +82,12 @@ def average(
     total = sum(header(mean.tensors, name).nbytes for name in mean.tensors)
     require_space(out, total)
     with output_directory(out, overwrite) as partial, track("average", total) as advance:
-        digest = hf.write(mean, partial, progress=advance).fingerprint
-        answer = {"out": str(out), **plan.as_json(), "fingerprint": digest, "tensors": len(mean.tensors),
+        written = hf.write(mean, partial, progress=advance)
+        answer = {"out": str(out), **plan.as_json(), "fingerprint": written.fingerprint, "tensors": len(mean.tensors),
                   "seconds": round(time.monotonic() - started, 3), "peak_memory": _peak()}  # fmt: skip
         write_json(partial / "manifest.json", {
-            "schema": 1, "stage": "average", **plan.as_json(), "fingerprint": digest, "versions": versions(),
+            "schema": 1, "stage": "average", **plan.as_json(), "fingerprint": written.fingerprint,
+            "tensors": written.digests, "versions": versions(),
             "models": [{"path": str(c.path), "fingerprint": fingerprint(c.tensors)} for c in opened],
             "base": None if below is None else {"path": str(base), "fingerprint": fingerprint(below.tensors)},
             "allowed": [p.as_json() for p in findings.allowed],

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lingraft.merge.adapter import Adapter, read_adapter
-from lingraft.merge.lineage import Lineage, token_indices, write_lineage
+from lingraft.merge.lineage import Lineage, adapter_fingerprint, token_indices, versions, write_lineage
 from lingraft.merge.names import PREFIX
 from lingraft.output import output_directory, write_json
 from lingraft.problems import Findings, refuse
@@ -45,7 +45,7 @@ def average_adapters(paths: Sequence[Path], out: Path, weights: Sequence[float],
     tensors |= _whole(adapters, weights, findings)
     findings.settle()
     with output_directory(out, overwrite) as partial:
-        digest = hf.write_weights(tensors, partial, 1 << 62, stem="adapter_model").fingerprint
+        written = hf.write_weights(tensors, partial, 1 << 62, stem="adapter_model")
         write_json(partial / "adapter_config.json", _config(adapters, ranks))
         for file in hf.side_files(adapters[0].path):
             shutil.copyfile(file, partial / file.name)
@@ -53,7 +53,13 @@ def average_adapters(paths: Sequence[Path], out: Path, weights: Sequence[float],
             recipe = {"average": {"adapters": [str(p) for p in paths], "weights": list(weights)}}
             write_lineage(partial, Lineage(first.base, first.base_path, first.adapters, first.quantisation,
                                            first.tokenizer, recipe))  # fmt: skip
-    return {"out": str(out), "method": "linear", "weights": list(weights), "fingerprint": digest,
+        write_json(partial / "manifest.json", {
+            "schema": 1, "stage": "average", "method": "linear", "weights": list(weights),
+            "fingerprint": written.fingerprint, "tensors": written.digests, "versions": versions(),
+            "adapters": [{"path": str(a.path), "fingerprint": adapter_fingerprint(a.path)} for a in adapters],
+            "allowed": [p.as_json() for p in findings.allowed],
+        })  # fmt: skip
+    return {"out": str(out), "method": "linear", "weights": list(weights), "fingerprint": written.fingerprint,
             "tensors": len(tensors), "rank": max(ranks.values(), default=0)}  # fmt: skip
 
 

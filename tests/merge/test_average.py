@@ -153,6 +153,21 @@ def test_the_mean_of_adapters_is_the_mean_of_what_they_do(base: Make, adapter: M
         assert torch.allclose(found, 0.25 * first[name] + 0.75 * second[name], atol=1e-6), name
 
 
+def test_receipts_name_what_went_in_and_hold_the_result(base: Make, adapter: Make, tmp_path: Path) -> None:
+    import json
+
+    from lingraft.merge.lineage import adapter_fingerprint
+    from lingraft.verify.receipt import verify_receipt
+
+    one, two = (adapter(base(), name, target_modules=["q_proj"], seed=i) for i, name in enumerate(("one", "two")))
+    average([one, two], tmp_path / "mean", findings=Findings())
+    average([base(), base()], tmp_path / "model", findings=Findings())
+    told = json.loads((tmp_path / "mean" / "manifest.json").read_text())
+    assert [a["fingerprint"] for a in told["adapters"]] == [adapter_fingerprint(one), adapter_fingerprint(two)]
+    assert told["fingerprint"] == adapter_fingerprint(tmp_path / "mean")
+    assert verify_receipt(tmp_path / "model", Findings())["match"]
+
+
 def test_a_dora_adapter_has_no_mean(base: Make, adapter: Make, tmp_path: Path) -> None:
     dora = adapter(base(), "dora", use_dora=True, target_modules=["q_proj"])
     assert refused(lambda: average([dora, dora], tmp_path / "m", findings=Findings())) == {"unsupported-adapter"}
