@@ -1,4 +1,4 @@
-"""The peers of `benchmarks/train.py`, each a process of its own: a padded loop, the Trainer with peft, trl's SFTTrainer.
+"""The peers of `benchmarks/train.py`, each its own process: a padded loop, the Trainer with peft, trl.
 
     python train_peers.py plain|trainer|trl-padded|trl-packed TASK.json ANSWER.json
 

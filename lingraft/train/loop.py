@@ -134,7 +134,8 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
             bound = {} if decision.max_steps is None else {"max_steps": decision.max_steps}
             trainer = task.trainer(model, {**chosen, **bound}, examples, dtype, **more)
         else:
-            kind, data = LingraftTrainer, examples.train
+            kind: Any = LingraftTrainer
+            data: Any = examples.train
             if spread is not None:
                 kind, more = SpreadTrainer, {**more, "spread": spread}
                 data = Even(data, chosen["per_device_train_batch_size"] * group.size()) if task is LANGUAGE else data
@@ -161,7 +162,7 @@ def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float,
     gathers = spread is not None and strategy.gathers_by_module(spread)
     if task.trainer is None and not gathers:
         speed_up(assembled.model)
-    wrapped = task.wrap(assembled.model, dtype, smoothing)
+    wrapped: Any = task.wrap(assembled.model, dtype, smoothing)
     if gathers and task is LANGUAGE:
         wrapped.short_head = False
     return wrapped

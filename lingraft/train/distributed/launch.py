@@ -65,16 +65,18 @@ def _join() -> Any:
     """Meet the other processes; return the store through which orders go."""
     import torch
     import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+    from torch.distributed.rendezvous import rendezvous
 
-    store, rank, size = next(iter(dist.rendezvous("env://", timeout=_PATIENCE)))
+    store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
     cards = torch.cuda.is_available()
     if cards:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=dist.PrefixStore("group", store),
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=c10d.PrefixStore("group", store),
                             rank=rank, world_size=size, timeout=_PATIENCE)  # fmt: skip
-    return dist.PrefixStore("lingraft", store)
+    return c10d.PrefixStore("lingraft", store)
 
 
 def _follow(store: Any) -> NoReturn:

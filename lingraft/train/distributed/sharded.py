@@ -39,19 +39,19 @@ def shard(model: Any) -> None:
 
 def save_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
     """Write every process's part of the optimizer's state."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save({STATE: get_optimizer_state_dict(model, optimizer)}, checkpoint_id=folder / STATE)
+    save({STATE: get_optimizer_state_dict(model, optimizer)}, checkpoint_id=folder / STATE)
 
 
 def load_optimizer(model: Any, optimizer: Any, folder: Path) -> None:
     """Read this process's part of the optimizer's state."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     state = {STATE: get_optimizer_state_dict(model, optimizer)}
-    dcp.load(state, checkpoint_id=folder / STATE)
+    load(state, checkpoint_id=folder / STATE)
     set_optimizer_state_dict(model, optimizer, state[STATE])
 
 
