@@ -16,6 +16,7 @@ from lingraft.studio.words import Both, Words
 
 Talk = list[Message]
 MOST = 512
+HOW = Both("a model, or a base and below it one adapter a line", "一个模型；或先写底座，其下每行一个适配器")
 QUESTION = Both("Ask both: 你好，请介绍一下自己。", "向两个模型提问：你好，请介绍一下自己。")
 
 
@@ -24,19 +25,19 @@ def page(words: Words, root: Path) -> None:
     loaded = Loaded()
     before, after = _models(root)
     with gr.Row():
-        one = words.make(gr.Textbox, label=Both("Base", "底座模型"), value=before, elem_id="chat-base", max_lines=3)
-        two = words.make(gr.Textbox, label=Both("Adapted (adapters of the base: one a line below it)",
-                                                "适配后的模型（也可先写底座，再逐行写适配器）"),
-                         value=after, elem_id="chat-adapted", max_lines=5)  # fmt: skip
+        one = words.text(label=Both("Base", "底座模型"), value=before, elem_id="chat-base", max_lines=3, info=HOW,
+                         min_width=240)  # fmt: skip
+        two = words.text(label=Both("Adapted", "适配后的模型"), value=after, elem_id="chat-adapted", max_lines=5,
+                         info=HOW, min_width=240)  # fmt: skip
     with gr.Row(elem_classes="talks"):
         talks = [gr.Chatbot(show_label=False, elem_id=f"talk-{name}", render_markdown=False, height=380,
                             layout="bubble", buttons=["copy"], feedback_options=None, latex_delimiters=[])
                  for name in ("base", "adapted")]  # fmt: skip
     notice = gr.HTML(elem_id="chat-notice")
-    question = words.make(gr.Textbox, label=Both("Question", "问题"), placeholder=QUESTION, max_lines=8,
+    question = words.text(label=Both("Question", "问题"), placeholder=QUESTION, max_lines=8,
                           elem_id="chat-question", show_label=False, submit_btn=True, stop_btn=True)  # fmt: skip
     with words.make(gr.Accordion, label=Both("Settings", "设置"), open=False):
-        system = words.make(gr.Textbox, label=Both("System message", "系统消息"), elem_id="chat-system")
+        system = words.text(label=Both("System message", "系统消息"), elem_id="chat-system")
         most = words.make(gr.Slider, label=Both("Longest answer, in tokens", "最长回答（词元）"), minimum=16,
                           maximum=2048, step=16, value=MOST, elem_id="chat-most")  # fmt: skip
     clear = words.make(gr.Button, value=Both("Begin anew", "重新开始"), elem_id="chat-clear", size="sm")

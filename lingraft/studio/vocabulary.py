@@ -17,6 +17,7 @@ from lingraft.studio.shown import problem
 from lingraft.studio.words import Both, Words
 
 SENTENCE = "很多人以为，夏天热是因为地球离太阳近。The wall is long, 长城很长。"
+EMPTY = Both("a folder, tokenizer.json or .model file", "文件夹、tokenizer.json 或 .model 文件")
 COLOURS = 6
 
 
@@ -24,16 +25,15 @@ def page(words: Words, root: Path) -> None:
     """Build the page; it follows every key."""
     before, after = _first_pair(root)
     with gr.Row():
-        one = words.make(gr.Textbox, label=Both("Tokenizer before", "扩充前的分词器"), value=before,
-                         elem_id="cut-before", max_lines=1, placeholder=Both("a folder, tokenizer.json or .model file",
-                                                       "文件夹、tokenizer.json 或 .model 文件"))  # fmt: skip
-        two = words.make(gr.Textbox, label=Both("Tokenizer after", "扩充后的分词器"), value=after, elem_id="cut-after",
-                         max_lines=1)  # fmt: skip
-    text = words.make(gr.Textbox, label=Both("Type a sentence", "输入一句话"), value=SENTENCE, lines=2,
+        one = words.text(label=Both("Tokenizer before", "扩充前的分词器"), value=before, elem_id="cut-before",
+                         max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
+        two = words.text(label=Both("Tokenizer after", "扩充后的分词器"), value=after, elem_id="cut-after",
+                         max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
+    text = words.text(label=Both("Type a sentence", "输入一句话"), value=SENTENCE, lines=2,
                       elem_id="cut-text")  # fmt: skip
     view = gr.HTML(render(before, after, SENTENCE), elem_id="cut-view")
     for field in (one, two, text):
-        field.input(render, [one, two, text], view, show_progress="hidden", trigger_mode="always_last")
+        field.change(render, [one, two, text], view, show_progress="hidden", trigger_mode="always_last")
 
 
 def _first_pair(root: Path) -> tuple[str, str]:

@@ -16,19 +16,21 @@ from lingraft.studio.local import local, locals_in
 from lingraft.studio.shown import inspected, merged, shown, verified
 from lingraft.studio.words import Both, Words
 
+FORMS = [(Both("Inspect", "检查"), "inspect"), (Both("Verify", "验证"), "verify"), (Both("Merge", "合并"), "merge")]
 PATH = Both("Folder or file", "文件夹或文件")
 BASE = Both("Base", "底座模型")
 ADAPTERS = Both("Adapters, one a line, in order", "适配器，每行一个，按顺序")
 
 
 def page(words: Words, root: Path) -> None:
-    """Build the page: three forms, each with its own answer below it."""
+    """Build the page: three forms, of which CSS shows the chosen one, each with its own answer below it."""
     runs = [str(p) for p in find_runs(root)]
     fill = words.make(gr.Dropdown, label=Both("Fill in the paths of a run", "填入某次训练的路径"), choices=runs,
                       value=runs[0] if runs else None, elem_id="fill", filterable=False,
                       visible=bool(runs))  # fmt: skip
-    with gr.Tabs(elem_classes="inner"):
-        fields = [*_inspect(words), *_verify(words), *_merge(words)]
+    verb = words.make(gr.Radio, choices=FORMS, value="inspect", show_label=False, container=False, elem_id="verb")
+    verb.change(None, verb, None, js="verb => { document.documentElement.dataset.verb = verb }")
+    fields = [*_inspect(words), *_verify(words), *_merge(words)]
     fill.change(_filled, fill, fields, show_progress="hidden")
     if runs:
         for field, value in zip(fields, _filled(runs[0]), strict=True):
@@ -36,8 +38,8 @@ def page(words: Words, root: Path) -> None:
 
 
 def _inspect(words: Words) -> list[Any]:
-    with words.make(gr.Tab, label=Both("Inspect", "检查"), id="inspect"):
-        path = words.make(gr.Textbox, label=PATH, elem_id="inspect-path", max_lines=1, placeholder=Both(
+    with gr.Column(elem_classes="verb-form inspect"):
+        path = words.text(label=PATH, elem_id="inspect-path", max_lines=1, placeholder=Both(
             "a model, an adapter, a run, a file", "模型、适配器、训练目录或文件"))  # fmt: skip
         everything = words.make(gr.Checkbox, label=Both("Read everything and fingerprint it", "读取全部内容并计算指纹"),
                                 elem_id="inspect-fingerprint")  # fmt: skip
@@ -56,13 +58,13 @@ def _inspect(words: Words) -> list[Any]:
 
 
 def _verify(words: Words) -> list[Any]:
-    with words.make(gr.Tab, label=Both("Verify", "验证"), id="verify"):
-        path = words.make(gr.Textbox, label=Both("Adapter or merged model", "适配器或合并后的模型"), max_lines=1,
+    with gr.Column(elem_classes="verb-form verify"):
+        path = words.text(label=Both("Adapter or merged model", "适配器或合并后的模型"), max_lines=1,
                           elem_id="verify-path")  # fmt: skip
         with gr.Row():
-            base = words.make(gr.Textbox, label=BASE, elem_id="verify-base", max_lines=1, placeholder=Both(
+            base = words.text(label=BASE, elem_id="verify-base", max_lines=1, min_width=240, placeholder=Both(
                 "empty: an adapter's own, or the receipt alone", "留空：适配器自带的底座，或只核对凭据"))  # fmt: skip
-            adapters = words.make(gr.Textbox, label=ADAPTERS, elem_id="verify-adapters", lines=2, placeholder=Both(
+            adapters = words.text(label=ADAPTERS, elem_id="verify-adapters", lines=2, min_width=240, placeholder=Both(
                 "of a merged model", "仅用于合并后的模型"))  # fmt: skip
         go = words.make(gr.Button, value=Both("Verify", "验证"), variant="primary", elem_id="verify-go")
         answer = gr.HTML(elem_id="verify-answer")
@@ -71,11 +73,11 @@ def _verify(words: Words) -> list[Any]:
 
 
 def _merge(words: Words) -> list[Any]:
-    with words.make(gr.Tab, label=Both("Merge", "合并"), id="merge"):
+    with gr.Column(elem_classes="verb-form merge"):
         with gr.Row():
-            base = words.make(gr.Textbox, label=BASE, elem_id="merge-base", max_lines=1)
-            adapters = words.make(gr.Textbox, label=ADAPTERS, elem_id="merge-adapters", lines=2)
-        out = words.make(gr.Textbox, label=Both("Write to this new folder", "写入新文件夹"), max_lines=1,
+            base = words.text(label=BASE, elem_id="merge-base", max_lines=1, min_width=240)
+            adapters = words.text(label=ADAPTERS, elem_id="merge-adapters", lines=2, min_width=240)
+        out = words.text(label=Both("Write to this new folder", "写入新文件夹"), max_lines=1,
                          elem_id="merge-out")  # fmt: skip
         with words.make(gr.Accordion, label=Both("More choices", "更多选项"), open=False):
             with gr.Row():

@@ -27,19 +27,28 @@ class Both:
         return self.zh if language == "zh" else self.en
 
 
+Spoken = Both | list[tuple[Both, str]]  # a label, or the choices of a component
+
+
 @dataclass(frozen=True)
 class Words:
     """Make components whose labels follow the language."""
 
     language: Language  # at the start, before the browser says what it wants
-    made: list[tuple[Any, type, dict[str, Both]]] = field(default_factory=list)
+    made: list[tuple[Any, type, dict[str, Spoken]]] = field(default_factory=list)
 
     def make(self, kind: Callable[..., Any], /, **settings: Any) -> Any:
-        """Make a gradio component; settings that are `Both` are shown in the language of the page."""
-        spoken = {name: value for name, value in settings.items() if isinstance(value, Both)}
-        component = kind(**settings | {name: both.pick(self.language) for name, both in spoken.items()})
+        """Make a gradio component; labels and choices that are `Both` are shown in the language of the page."""
+        spoken = {name: value for name, value in settings.items() if _is_spoken(value)}
+        component = kind(**settings | {name: _pick(value, self.language) for name, value in spoken.items()})
         self.made.append((component, type(component), spoken))
         return component
+
+    def text(self, **settings: Any) -> Any:
+        """Make a text field; an empty one holds an empty text, not None."""
+        import gradio as gr
+
+        return self.make(gr.Textbox, **{"value": "", **settings})
 
     def components(self) -> list[Any]:
         """List the components that `switch` updates, in its order."""
@@ -48,4 +57,16 @@ class Words:
     def switch(self, choice: str) -> list[Any]:
         """Return an update for every component."""
         language: Language = "zh" if choice == CHOICES["zh"] else "en"
-        return [kind(**{name: both.pick(language) for name, both in spoken.items()}) for _, kind, spoken in self.made]
+        return [kind(**{name: _pick(value, language) for name, value in spoken.items()})
+                for _, kind, spoken in self.made]  # fmt: skip
+
+
+def _is_spoken(value: Any) -> bool:
+    return isinstance(value, Both) or (isinstance(value, list) and bool(value) and isinstance(value[0], tuple)
+                                       and isinstance(value[0][0], Both))  # fmt: skip
+
+
+def _pick(value: Spoken, language: Language) -> Any:
+    if isinstance(value, Both):
+        return value.pick(language)
+    return [(label.pick(language), name) for label, name in value]

@@ -43,7 +43,7 @@ def open_page(tab: Any, name: str) -> None:
 
 def inner(tab: Any, name: str) -> None:
     place = ["inspect", "verify", "merge"].index(name)
-    tab.locator("#page-weights .inner button[role=tab]").nth(place).click()
+    tab.locator("#verb label").nth(place).click()
 
 
 def write(tab: Any, field: str, text: str) -> None:
