@@ -49,6 +49,11 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
     if examples.task is not None:
         defaults |= examples.task.defaults
     arguments = {**defaults, **given}
+    if chosen.get("fp16"):  # accelerate scales the loss then; float16 loses small gradients without
+        if not torch.cuda.is_available():
+            refuse("recipe-invalid", f"{stage.name}.trainer.fp16: half precision of this kind needs a GPU",
+                   "remove the key, or use bf16: true")  # fmt: skip
+        arguments["fp16"] = True
     if arguments.get("load_best_model_at_end"):
         arguments |= {"save_strategy": arguments["eval_strategy"], "save_steps": arguments.get("eval_steps", 500)}
     fixed = {

@@ -93,6 +93,9 @@ class Atomic(_Base):  # type: ignore[misc]
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clip; a gradient that is not finite never reaches the weights, and its batch is named."""
         norm = super()._clip_grad_norm(model)
+        if norm is None:  # DeepSpeed clips in its own step
+            return norm
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(float(norm)):
             what = self._named(self._batch)
             refuse("training-diverged", f"the gradient is {float(norm)} at step {self.state.global_step + 1}{what}",

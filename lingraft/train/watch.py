@@ -32,6 +32,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, _control: Any, **more: Any) -> None:
         """Stop before a gradient that is not finite could spoil weights and optimizer."""
+        if args.fp16:  # its scaler looks for them itself, skips the step and scales less
+            return
         if group.anywhere(any(_spoilt(p.grad) for g in more["optimizer"].param_groups for p in g["params"])):
             message = f"a gradient is not finite at step {state.global_step + 1}"
             remedy = "lower trainer.learning_rate; the last good checkpoint is kept"
