@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lingraft.known import never_checked
+from lingraft.language import told
 from lingraft.problems import Findings, refuse
 from lingraft.progress import say
 from lingraft.serve.engine import Engine, EngineName, Options
@@ -67,7 +68,7 @@ def tell_unchecked(options: Options) -> None:
     main = options.main[-1] if options.main else options.base
     for path in dict.fromkeys([main, *(chain[-1] for chain in options.adapters.values() if chain)]):
         for warning in never_checked(path):
-            say(f"warning: {warning.message} — {warning.remedy}")
+            say(f"{told('warning')} {warning.code}: {told(warning.message)} — {told(warning.remedy)}")
 
 
 def listen(host: str, port: int) -> socket.socket:

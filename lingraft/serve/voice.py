@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lingraft.models import Stack, label
-from lingraft.serve.engine import BadRequest, Emit, Engine, Message, Settings, iterate
-from lingraft.serve.prompts import encode, fits
-from lingraft.serve.speak import speak
+from lingraft.serve.engine import BadRequest, Engine, Message, Settings, iterate
 
 MAX_NEW_TOKENS = 512
-__all__ = ["MAX_NEW_TOKENS", "Message", "Speaker", "Voice", "Voices", "label", "shorter"]
+__all__ = ["MAX_NEW_TOKENS", "Message", "Speaker", "Voices", "label", "shorter"]
 
 
 @dataclass(frozen=True)
@@ -31,32 +28,6 @@ class Speaker:
         """Yield the answer piece by piece; the oldest turns go where the conversation does not fit beside it."""
         settings = Settings(max_tokens=most, room=min(most, self.engine.context // 2))
         return iterate(lambda emit: _fitting(messages, lambda kept: self.engine.run(kept, settings, emit)))
-
-
-@dataclass(frozen=True)
-class Voice:
-    """A model that is loaded in transformers already, answering as an engine's would."""
-
-    label: str
-    model: Any
-    tokenizer: Any
-
-    @property
-    def has_template(self) -> bool:
-        """Tell whether it knows what a conversation is; else it only continues text."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
-
-    def answer(self, messages: Sequence[Message], most: int = MAX_NEW_TOKENS) -> Iterator[str]:
-        """Yield the answer piece by piece; closing the iterator stops the model."""
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 20
-        settings = Settings(max_tokens=most, room=min(most, context // 2))
-
-        def run(kept: Sequence[Message], emit: Emit) -> None:
-            ids = encode(self.tokenizer, kept)
-            fits(len(ids), settings, context)
-            speak(self.model, self.tokenizer, ids, settings, min(most, context - len(ids)), None, emit)
-
-        return iterate(lambda emit: _fitting(messages, lambda kept: run(kept, emit)))
 
 
 def _fitting(messages: Sequence[Message], run: Callable[[Sequence[Message]], None]) -> None:
