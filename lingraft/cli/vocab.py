@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -25,6 +25,8 @@ def vocab(
     measure: Annotated[list[Path], typer.Option("--measure", help="Text to measure tokenizers on; repeatable.")] = [],
     against: Annotated[list[str], typer.Option("--against", help="Another tokenizer by path; repeatable.")] = [],
     picture: Annotated[Path | None, typer.Option("--picture", help="Draw what was measured: .png or .svg.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would pay; train and write nothing.")] = False,
+    budget: Annotated[int | None, typer.Option("--budget", help="Tokens that training will see.", min=1)] = None,
     overwrite: Overwrite = False,
     overrides: Set = [],
     json_out: Json = False,
@@ -33,6 +35,10 @@ def vocab(
     """Grow a model's vocabulary from a corpus or by a ready-made tokenizer; or measure tokenizers on a text."""
     if is_recipe(base):
         run_stage("vocab", Path(base), overrides, json_out, allow)
+    if size != "auto" and not size.isdigit():
+        raise typer.BadParameter(f"--size takes a number of new pieces or auto, not {size!r}")
+    if dry_run:
+        _forecast(base, corpus, budget, size, json_out, allow)
     growing = out is not None or bool(corpus) or unite is not None
     if growing and (out is None or bool(corpus) == (unite is not None)):
         raise typer.BadParameter("give --out DIR and either --corpus FILE (repeatable) or --unite TOKENIZER")
@@ -40,8 +46,6 @@ def vocab(
         raise typer.BadParameter("give --corpus or --unite, and --out DIR, to grow; or --measure FILE to measure")
     if (against or picture) and not measure:
         raise typer.BadParameter("--against and --picture need --measure FILE, the text to measure on")
-    if size != "auto" and not size.isdigit():
-        raise typer.BadParameter(f"--size takes a number of new pieces or auto, not {size!r}")
 
     def call(findings: Findings) -> Answer:
         from lingraft.models import locate
@@ -52,7 +56,8 @@ def vocab(
         if out is not None:
             result = extend(home, out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
                             size="auto" if size == "auto" else int(size), init=init, all_pieces=all_pieces,
-                            overwrite=overwrite, findings=findings, command=command())  # fmt: skip
+                            budget_tokens=budget, overwrite=overwrite, findings=findings,
+                            command=command())  # fmt: skip
         if measure:
             named = [(base, home), *([(str(out), out)] if out is not None else []),
                      *((name, locate(name)) for name in against)]  # fmt: skip
@@ -67,5 +72,26 @@ def vocab(
         measured = result.get("measured", result if "tokenizers" in result else None)
         rest = {key: value for key, value in result.items() if key != "measured" and measured is not result}
         return "\n".join([*([plain(rest)] if rest else []), *([as_table(measured)] if measured else [])])
+
+    answer(call, json_out, allow, show)
+
+
+def _forecast(base: str, corpus: list[str], budget: int | None, size: str, json_out: bool,
+              allow: list[str]) -> NoReturn:  # fmt: skip
+    """Say what would pay, and exit."""
+    if not corpus:
+        raise typer.BadParameter("--dry-run looks at a corpus: give --corpus FILE")
+
+    def call(findings: Findings) -> Answer:
+        from lingraft.models import locate
+        from lingraft.vocab.forecast import forecast
+
+        wanted = None if size == "auto" else int(size)
+        return forecast(locate(base), [Path(c) for c in corpus], budget, wanted, findings)
+
+    def show(result: Answer) -> str:
+        from lingraft.vocab.forecast import as_text
+
+        return as_text(result)
 
     answer(call, json_out, allow, show)

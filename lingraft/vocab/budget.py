@@ -48,14 +48,14 @@ def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
     budget = corpus_tokens if budget_tokens is None else budget_tokens
     rate = budget / max(1.0, corpus_tokens * share)  # times in training per time in the sample
     first = {piece.text for piece in [piece for piece in pieces if len(piece.text) > 1][:FEW]}
-    kept = [piece for piece in pieces if piece.text in first or piece.count * rate >= _needed(piece.text)]
+    kept = [piece for piece in pieces if piece.text in first or piece.count * rate >= needed(piece.text)]
     where = "one pass over the corpus" if budget_tokens is None else "the training budget"
     text = [f"{len(kept):,} new pieces: {where} is about {budget:,} tokens. The {FEW} most useful words are taken at "
             f"any budget: they cost about one percent of bits per character in a short training and make text shorter. "
             f"More are taken when training meets each at least {NEEDED} times, a single character "
             f"{NEEDED_CHARACTER:,} times."]  # fmt: skip
     if kept and rate:
-        rarest = min(kept, key=lambda piece: piece.count / _needed(piece.text))
+        rarest = min(kept, key=lambda piece: piece.count / needed(piece.text))
         text.append(f"The rarest of them, {rarest.text}, is expected {rarest.count * rate:.0f} times.")
     return kept, Choice(len(kept), " ".join([*text, *_larger(pieces, len(kept), rate, budget)]))
 
@@ -65,10 +65,11 @@ def _larger(pieces: Pieces, size: int, rate: float, budget: int) -> list[str]:
     wanted = next((n for n in (100, 300, 1_000, 3_000, 10_000) if n > 1.5 * size and n <= len(pieces)), None)
     if wanted is None or not rate:
         return []
-    least = sorted((piece.count / _needed(piece.text) for piece in pieces), reverse=True)[wanted - 1]
+    least = sorted((piece.count / needed(piece.text) for piece in pieces), reverse=True)[wanted - 1]
     tokens = float(f"{budget / (least * rate):.2g}")
     return [f"{wanted:,} pieces would need about {tokens:,.0f} tokens of training."]
 
 
-def _needed(text: str) -> int:
+def needed(text: str) -> int:
+    """Return how often training should meet a piece before it pays."""
     return NEEDED_CHARACTER if len(text) == 1 else NEEDED
