@@ -147,7 +147,7 @@ def test_the_command_killed_and_repeated_answers_once_and_keeps_tied_rows(tmp_pa
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "killed" / "pretrain").exists()
-    answer = json.loads(finished(launched("-m", "lingraft", "run", path, "--json")).splitlines()[-1])
+    answer = json.loads(finished(launched("-m", "lingraft", "run", path, "--json")))
     assert answer["ok"] and [stage["name"] for stage in answer["stages"]] == ["pretrain", "merge", "verify", "report"]
     one, two = adapter(tmp_path / "one"), adapter(tmp_path / "killed")
     assert set(one) == set(two) and all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
@@ -194,6 +194,16 @@ def test_short_names_of_strategies_are_understood(given: str, kind: str, stage: 
 def test_what_is_no_strategy_is_refused_by_its_path(block: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match="distributed"):
         parse({"name": "x", "base": "b", "out": "o", "distributed": block})
+
+
+def test_half_a_launch_is_refused_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lingraft.train.distributed import launch
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(Refusal, match="MASTER_ADDR"), launch.led():
+        pass
 
 
 def test_quantised_weights_are_not_split(monkeypatch: pytest.MonkeyPatch, make_stage: Any, tiny_llama: Path) -> None:

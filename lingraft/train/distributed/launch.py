@@ -16,7 +16,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from lingraft.problems import Refusal
+from lingraft.problems import Refusal, refuse
 from lingraft.train.distributed import group
 
 if TYPE_CHECKING:
@@ -31,15 +31,19 @@ _STORE: ContextVar[Any] = ContextVar("store")
 @contextmanager
 def led() -> Iterator[None]:
     """On rank 0 yield, and let the others go at the end; on the others obey until then, and exit as rank 0 does."""
-    if not group.launched():
+    if group.size() == 1:
         yield
         return
+    if "MASTER_ADDR" not in os.environ:
+        refuse("recipe-invalid", "RANK and WORLD_SIZE are set, but MASTER_ADDR is not: the processes cannot meet",
+               "start with torchrun or accelerate launch, or unset RANK and WORLD_SIZE")  # fmt: skip
     store = _join()
     if not group.leads():
         _follow(store)
     token, code = _STORE.set(store), 1
     try:
-        yield
+        with _only_the_answer():
+            yield
         code = 0
     except KeyboardInterrupt:
         code = 130
@@ -49,6 +53,19 @@ def led() -> Iterator[None]:
         _STORE.reset(token)
         if code == 0:  # the store may be ours: it must outlive the others' last question
             store.wait([f"gone-{n}" for n in range(1, group.size())], _PATIENCE)
+
+
+@contextmanager
+def _only_the_answer() -> Iterator[None]:
+    """Send to stderr what compilers and libraries below Python print: stdout is for the answer."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def call(stage: Stage) -> None:
