@@ -49,7 +49,7 @@ def warn(description: Mapping[str, Any], where: str, findings: Findings) -> int:
         findings.warn("tokenizer-mismatch", f"{where}: {len(found):,} pairs of added tokens overlap, and where they "
                       f"meet llama.cpp takes the longer one, transformers the left one: {text!r} is {left} + "
                       f"{text[len(left):]} there, and may be {text[: len(text) - len(right)]} + {right} here",
-                      "such texts are still read, with other tokens than in training; `lingraft serve --engine "
-                      "transformers` cuts as trained, and `lingraft vocab` now learns words that do not overlap so",
+                      "such texts are still read, with other tokens than in training; `lingraft serve` on the "
+                      "directory instead of the file cuts as trained, and `lingraft vocab` learns no such pairs",
                       where)  # fmt: skip
     return len(found)

@@ -43,7 +43,8 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     contents |= {name: _shared(folder / name, known) for name in contents
                  if name in (*RECEIPTS, adapter.CONFIG)}  # fmt: skip
     contents["README.md"] = text.encode()
-    listed = [{"path": name, "bytes": _size(content)} for name, content in sorted(contents.items())]
+    listed: list[dict[str, Any]] = [{"path": name, "bytes": _size(content)}
+                                    for name, content in sorted(contents.items())]  # fmt: skip
     told = {"repo": repo, "url": None, "card": text, "files": listed, "bytes": sum(f["bytes"] for f in listed),
             "dry_run": dry_run}  # fmt: skip
     if dry_run:
@@ -82,7 +83,7 @@ def _warn(folder: Path, known: Origin, findings: Findings) -> None:
 def _files(folder: Path) -> list[Path]:
     """List what goes up: everything but hidden files, checkpoints and the optimizer's state."""
     found = (f for f in sorted(folder.rglob("*")) if f.is_file())
-    hidden = (".", "__", *SKIPPED)
+    hidden: tuple[str, ...] = (".", "__", *SKIPPED)
     return [f for f in found if not [part for part in f.relative_to(folder).parts if part.startswith(hidden)]]
 
 

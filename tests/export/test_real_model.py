@@ -1,0 +1,67 @@
+"""SmolLM2-135M-Instruct: llama.cpp answers from the exported file as transformers does, adapter included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export_judges import LlamaCpp, greedy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lingraft.export.run import export
+from lingraft.problems import Findings, Refusal
+
+pytestmark = pytest.mark.slow
+QUESTIONS = ["What is the capital of France?", "Explain in two sentences why the sky is blue."]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """The quickstart's base as a Hugging Face directory, where it is cached or can be fetched."""
+    from lingraft.models import EMBEDDED, locate
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LINGRAFT_CACHE", raising=False)
+        try:
+            return locate(EMBEDDED)
+        except Refusal as refusal:
+            pytest.skip(f"SmolLM2 cannot be fetched here: {refusal}")
+
+
+@pytest.fixture(scope="module")
+def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gguf") / "smollm2-F32.gguf"
+    export(smollm2, out, type="F32", findings=Findings())
+    return out
+
+
+def asked(tokenizer: Any, question: str) -> list[int]:
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
+                                        return_dict=False)  # fmt: skip
+    return [int(token) for token in ids]
+
+
+def test_the_first_32_greedy_tokens_are_those_of_transformers(smollm2: Path, exported: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    tokenizer, engine = AutoTokenizer.from_pretrained(smollm2), LlamaCpp(exported)
+    for question in QUESTIONS:
+        ids = asked(tokenizer, question)
+        assert engine.greedy(ids, 32) == greedy(model, ids, 32), question
+
+
+def test_with_a_lora_the_first_16_greedy_tokens_are_those_of_peft(smollm2: Path, exported: Path,
+                                                                  adapter: Callable[..., Path],
+                                                                  tmp_path: Path) -> None:  # fmt: skip
+    from peft import PeftModel
+
+    made = adapter(smollm2, scale=0.01, r=8, lora_alpha=16)
+    export(made, tmp_path / "lora.gguf", to="gguf-adapter", base=str(smollm2), findings=Findings())
+    live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32), made)
+    ids = asked(AutoTokenizer.from_pretrained(smollm2), QUESTIONS[1])
+    engine = LlamaCpp(exported, [tmp_path / "lora.gguf"])
+    bare = engine.greedy(ids, 16)
+    engine.post("/lora-adapters", [{"id": 0, "scale": 1.0}])  # type: ignore[arg-type]
+    assert engine.greedy(ids, 16) == greedy(live, ids, 16) != bare
