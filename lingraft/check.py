@@ -14,7 +14,7 @@ from lingraft.models import locate, require_causal
 from lingraft.pipeline import TRAINING, Run, data_paths, stages_of
 from lingraft.plan.run import require_fit
 from lingraft.problems import Findings, Refusal
-from lingraft.recipe import Recipe, check_keys, load, resolve
+from lingraft.recipe import Recipe, check_keys, load, parse_technique, resolve
 
 
 def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findings) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def _fits(base: Path, block: Any, name: str) -> None:
 def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, Any]]:
     """Train one real batch of every training stage on the bare base, in a scratch folder.
 
-    The vocabulary is not grown for it (that writes a whole model), so rows that it would add are left out.
+    The vocabulary is not grown for it (that writes a whole model), so rows that it would add are left out, and a stage
+    of nothing but rows is tried with a LoRA.
     """
     from lingraft.stages import stage_of
     from lingraft.train.dry_run import dry_run
@@ -82,7 +83,8 @@ def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, A
             block = getattr(recipe, name)
             if block is None:
                 continue
-            techniques = [t.model_copy(update={"rows": "none"}) if hasattr(t, "rows") else t for t in block.techniques]
+            given = [parse_technique("lora") if t.kind == "rows" else t for t in block.techniques]
+            techniques = [t.model_copy(update={"rows": "none"}) if hasattr(t, "rows") else t for t in given]
             trial = recipe.model_copy(update={
                 "out": f"{scratch}/{name}", "vocab": None, name: block.model_copy(update={"techniques": techniques}),
             })  # fmt: skip

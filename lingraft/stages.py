@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lingraft.models import Stack
 from lingraft.pipeline import Run, chain, data_paths, training_block
 from lingraft.recipe import resolve
 
@@ -47,14 +48,13 @@ def _budget(this: Run) -> int | None:
 
 
 def stage_of(this: Run, name: str, adapters: tuple[Path, ...] | None = None) -> Stage:
-    """Return what a training stage needs to know."""
+    """Return what a training stage needs to know; with ``adapters`` given it stands on the bare base and them."""
     from lingraft.train.stage import Stage
 
-    found = this.stack(before=name)
-    below = found.adapters if adapters is None else adapters
+    found = this.stack(before=name) if adapters is None else Stack(this.base, adapters)
     return Stage(  # absolute paths: they are recorded in the adapter's lineage
         name=name, block=training_block(this.recipe, name), base=found.base.absolute(),
-        adapters=tuple(path.absolute() for path in below),
+        adapters=tuple(path.absolute() for path in found.adapters),
         out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
         recipe=this.recipe.as_json(), findings=this.findings, distributed=this.recipe.distributed,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from lingraft.problems import Refusal
+from lingraft.quickstart.recipes import names
 from lingraft.recipe import Recipe, check_keys, load, parse
 
 SMALL = {"name": "x", "base": "b", "out": "o", "pretrain": {"data": "d.txt"}}
@@ -20,7 +21,7 @@ def messages(error: pytest.ExceptionInfo[Refusal]) -> str:
     return " | ".join(p.message for p in error.value.problems)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "llama2-7b-zh", "domain-lora"])
+@pytest.mark.parametrize("name", names())
 def test_every_shipped_recipe_is_valid(name: str) -> None:
     recipe = load(Path(__file__).parent.parent / "recipes" / f"{name}.yaml")
     check_keys(recipe)
