@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lingraft.data.hub import hub_of
 from lingraft.models import locate, require_causal
 from lingraft.pipeline import TRAINING, Run, data_paths, stages_of
 from lingraft.plan.run import require_fit
@@ -57,7 +58,7 @@ def _paths(recipe: Recipe, findings: Findings, file: Path) -> None:
     blocks = [getattr(recipe, name) for name in (*TRAINING, "vocab", "evaluate")]
     for block in blocks:
         for name in data_paths(block) if block is not None else []:
-            if not resolve(name).exists() and not any(c in name for c in "*?["):
+            if not resolve(name).exists() and not any(c in name for c in "*?[") and hub_of(name) is None:
                 findings.problem("not-found", f"{file} names {name}, which does not exist",
                                  "check the path; relative paths start where the command runs", name)  # fmt: skip
 

@@ -7,7 +7,7 @@ the index finds is held against the sketches once more, so that bands alone neve
 from __future__ import annotations
 
 import numpy as np
-import rensa  # type: ignore[import-untyped, import-not-found, unused-ignore]
+import rensa
 
 _HASHES = 128  # the estimate's standard deviation is then at most 0.044
 _RECALL = 0.99  # of pairs at the threshold that the index finds

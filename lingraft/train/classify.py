@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from lingraft.data.labelled import Labelled, labelled
+from lingraft.data.describe import histogram, padding_of
+from lingraft.data.eda import edas, varied
+from lingraft.data.labelled import Labelled, cleaned, labelled
+from lingraft.data.text import require_some
 from lingraft.models import load_tokenizer
 from lingraft.problems import refuse
 from lingraft.recipe import Classify, resolve
@@ -17,6 +21,8 @@ from lingraft.train.contradictions import contradictions
 from lingraft.train.loop import train
 from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage
+
+_BATCH = 16  # texts a batch, unless the recipe says otherwise: what the padding share is told for
 
 
 def run(stage: Stage) -> dict[str, Any]:
@@ -31,9 +37,13 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """
     block = stage.block
     assert isinstance(block, Classify)
-    refuse_unoffered(block, stage.name, "mix", "clean", "augment")
+    refuse_unoffered(block, stage.name, "mix")
+    variants = edas(block.augment, f"{stage.name}.augment")
     given = [block.data] if isinstance(block.data, str) else list(block.data or [])
     items = labelled([resolve(path) for path in given], stage.findings)
+    rows = len(items)
+    items, told = cleaned(items, block.clean)
+    require_some(bool(items), given, "cleaning left nothing of it")
     held: list[Labelled] = []
     if isinstance(block.validation, str):
         held = labelled([resolve(block.validation)], stage.findings)
@@ -46,7 +56,13 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
             f"{strange.source}: class {strange.label!r} is not among the training texts")  # fmt: skip
         refuse("data-invalid", what, "give texts of every class to train on", given[0])
     _warn_cut(stage, tokenizer, items)
+    added = []
+    for by in variants:
+        items, one = varied(items, by, stage.seed)
+        added.append(one.as_json())
     whole = _texts(items, names, tokenizer, block.length)
+    whole.stats.update({"rows_in": rows - len(held) * isinstance(block.validation, float),
+                        "clean": [asdict(t) for t in told], "augment": added})  # fmt: skip
     weights = balanced(whole.classes, len(names)) if block.class_weights == "balanced" else None
     task = task_of(names, _padding(tokenizer), weights)
     return Examples(whole, _texts(held, names, tokenizer, block.length) if held else None, tokenizer, task=task)
@@ -60,7 +76,9 @@ def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, leng
         "rows_in": len(items), "rows_out": len(ids), "tokens": tokens, "supervised_tokens": len(ids),
         "length": length,
         "classes": dict(zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)),
-        "padding_share": 0.0, "contradictions": contradictions((i.text, i.label, i.source) for i in items),
+        "padding_share": padding_of([len(i) for i in ids], _BATCH),
+        "lengths": histogram([len(i) for i in ids], length),
+        "contradictions": contradictions((i.text, i.label, i.source) for i in items),
         "examples": [f"{item.text} ⟦{item.label}⟧" for item in items[:5]],
     }  # fmt: skip
     return Texts(tuple(map(tuple, ids)), classes, stats)
