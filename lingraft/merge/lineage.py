@@ -26,6 +26,8 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "spiece.model",
 )  # fmt: skip
+# The only fields of a base's config that an adapter may change: anything else (auto_map …) could bring code along.
+CHANGEABLE = ("max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta")
 PACKAGES = ("lingraft", "torch", "transformers", "peft", "safetensors", "tokenizers")
 
 
@@ -43,7 +45,8 @@ class Lineage:
 
     ``quantisation`` is None or says what the base looked like in training: ``{"method": "nf4" | "fp4" | "int8",
     "double": bool, "dtype": "bfloat16"}``. ``config`` holds the fields of the base's config.json that training changed
-    (a longer context); a merge writes them. ``tokenizer`` is a digest of the tokenizer trained with.
+    (a longer context: `CHANGEABLE` alone is read back); a merge writes them. ``tokenizer`` is a digest of the one
+    trained with.
     """
 
     base: str
@@ -74,7 +77,7 @@ def read_lineage(adapter: Path) -> Lineage | None:
             quantisation=value.get("quantisation"),
             tokenizer=value.get("tokenizer"),
             recipe=value.get("recipe") or {},
-            config=value.get("config") or {},
+            config={name: item for name, item in (value.get("config") or {}).items() if name in CHANGEABLE},
             versions=value.get("versions") or {},
         )
     except (KeyError, TypeError, ValueError) as error:

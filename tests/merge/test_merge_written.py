@@ -16,6 +16,7 @@ from merge_models import by_peft, codes, load_model, same, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from lingraft.merge.lineage import Lineage, write_lineage
 from lingraft.merge.merged import merged
 from lingraft.problems import Findings
 from lingraft.weights.fingerprint import fingerprint
@@ -202,3 +203,13 @@ def _anonymous(command: list[str]) -> int:
         time.sleep(0.005)
     assert process.returncode == 0
     return peak
+
+
+def test_a_lineage_changes_positions_in_the_config_and_nothing_else(base, adapter, run):
+    folder = base()
+    made = adapter(folder, target_modules=["q_proj"])
+    config = {"max_position_embeddings": 128, "auto_map": {"AutoModel": "evil.Evil"}}
+    chain = Lineage(fingerprint(open_checkpoint(folder).tensors), str(folder), (), config=config)
+    write_lineage(made, chain)
+    told = json.loads((run(folder, made) / "config.json").read_text())
+    assert told["max_position_embeddings"] == 128 and "auto_map" not in told
