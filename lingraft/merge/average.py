@@ -8,6 +8,7 @@ of rows stream through: memory does not grow with the models. Adapters: see `ave
 from __future__ import annotations
 
 import resource
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +186,8 @@ def _check_tokenizers(models: Sequence[Checkpoint], lead: Checkpoint, findings: 
 
 
 def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like: Entry) -> Entry:
-    limits: list[float] = []  # found when first needed, and once: the threshold of every model's difference
+    limits: list[float] = []  # the threshold of every model's difference, found when first needed
+    once = threading.Lock()  # blocks are read by several threads
 
     def read(start: int, stop: int | None) -> Tensor:
         below = None if base is None else base.read(start, stop).float()
@@ -195,8 +197,9 @@ def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like
             for block, weight in zip(blocks, plan.weights, strict=True):
                 mean.add_(block, alpha=weight)
         else:
-            if plan.method == "ties" and not limits:
-                limits.extend(ties.threshold(_delta(entry, base), plan.density) for entry in some if base is not None)
+            with once:
+                if plan.method == "ties" and not limits and base is not None:
+                    limits.extend([ties.threshold(_delta(entry, base), plan.density) for entry in some])
             mean = below + _combined(name, [block - below for block in blocks], plan, limits, like.shape, start)
         rounded = mean.to(like.dtype)
         if not bool(torch.isfinite(rounded).all()):

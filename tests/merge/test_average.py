@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,3 +204,26 @@ def test_a_tied_and_an_untied_model_give_an_untied_mean(base: Make, tmp_path: Pa
     wanted = (tied["model.embed_tokens.weight"] + untied["lm_head.weight"]) / 2
     assert torch.allclose(found["lm_head.weight"], wanted, atol=1e-7)
     assert json.loads((tmp_path / "m" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_threshold_is_found_once_however_many_threads_read(base: Make, three: tuple[Path, ...],
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    from concurrent.futures import ThreadPoolExecutor
+
+    from lingraft.merge.average import _plan, averaged
+    from lingraft.merge.run import open_base
+
+    calls: list[float] = []
+
+    def slow(entry: Any, density: float) -> float:
+        time.sleep(0.05)
+        calls.append(density)
+        return 0.0
+
+    monkeypatch.setattr(ties, "threshold", slow)
+    plan = _plan(3, None, "ties", base(), None, 42)
+    mean = averaged([open_base(path) for path in three], open_base(base()), plan, Findings())
+    entry = header(mean.tensors, "model.embed_tokens.weight")
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda start: entry.read(start, start + 8), range(0, 64, 8)))
+    assert len(calls) == 3
