@@ -26,6 +26,7 @@ def of(stage: Stage) -> Distributed | None:
     """Return how a stage is spread, None in a run of one process. Errors: `recipe-invalid` for what cannot be."""
     if group.size() == 1:
         return None
+    forget()  # an earlier stage's
     spread = stage.distributed or Distributed()
     refuse_unoffered(spread, stage.name, stage.block)
     return spread
