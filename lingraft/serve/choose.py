@@ -16,6 +16,7 @@ from lingraft import models
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.progress import say
 from lingraft.serve.engine import Engine, EngineName, Options
+from lingraft.serve.suits import check
 from lingraft.weights.gguf_header import is_gguf
 
 
@@ -27,6 +28,7 @@ def open_engine(options: Options, engine: EngineName, findings: Findings) -> Eng
     named = engine
     if engine == "auto":
         engine = default_engine(options.base)
+    check(options, findings)
     if engine == "vllm":
         from lingraft.serve.vllm_engine import Vllm
 

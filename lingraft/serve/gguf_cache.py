@@ -19,9 +19,9 @@ from lingraft.merge.run import open_base
 from lingraft.output import output_file, require_space
 from lingraft.problems import Findings
 from lingraft.progress import say, track
+from lingraft.serve.suits import base_fingerprint
 from lingraft.weights import gguf_write
 from lingraft.weights.convert import nbytes
-from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.gguf_header import is_gguf
 from lingraft.weights.tensors import Checkpoint
 
@@ -56,7 +56,7 @@ def _key(base: Checkpoint, adapters: tuple[Path, ...], kind: str) -> str:
     """Digest everything that goes into a GGUF."""
     beside = [base.side_content(), *({f.name: f.read_bytes() for f in sorted(a.iterdir()) if _tells(f)}
                                      for a in adapters)]  # fmt: skip
-    told = [VERSION, kind, fingerprint(base.tensors), [adapter_fingerprint(a) for a in adapters], dict(base.config),
+    told = [VERSION, kind, base_fingerprint(base.path), [adapter_fingerprint(a) for a in adapters], dict(base.config),
             [{name: blake3(content).hexdigest() for name, content in files.items()} for files in beside]]  # fmt: skip
     return blake3(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:40] + f"-{kind}"
 

@@ -211,3 +211,18 @@ def test_a_gguf_alone_is_cut_by_llama_cpp_and_refuses_what_is_too_long(talker: P
     with pytest.raises(BadRequest):
         engine.embed(["sea " * 400])
     engine.close()
+
+
+@pytest.mark.parametrize("kind", ["llamacpp", "transformers"])
+def test_an_adapter_of_another_base_is_refused_on_either_engine(talker: Path, tuned: Path, tmp_path: Path,
+                                                                kind: Any) -> None:  # fmt: skip
+    import shutil
+
+    from lingraft.merge.lineage import Lineage, write_lineage
+
+    foreign = shutil.copytree(tuned, tmp_path / "foreign")
+    write_lineage(foreign, Lineage(base="0" * 64, base_path=str(talker)))
+    with pytest.raises(Refusal, match="base-mismatch"):
+        open_engine(options_for(str(talker), adapters={"foreign": str(foreign)}), kind, Findings())
+    allowed = Findings(frozenset({"base-mismatch"}))
+    open_engine(options_for(str(talker), adapters={"foreign": str(foreign)}, threads=1), kind, allowed).close()
