@@ -62,7 +62,11 @@ def launched(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    out, told = process.communicate(timeout=900)
+    try:
+        out, told = process.communicate(timeout=600)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 0, told[-4000:]
     return out
 
