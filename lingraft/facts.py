@@ -70,4 +70,4 @@ def next_commands(this: Run) -> list[str]:
     adapters = " ".join(f"--adapter {path}" for path in found.adapters)
     if merges(this.recipe):
         commands.append(f"lingraft verify {merged} --base {found.base} {adapters}")
-    return [*commands, f"lingraft convert {merged} {this.recipe.name}.gguf --to gguf"]
+    return [*commands, f"lingraft export {merged} --to gguf --type Q8_0 --out {this.recipe.name}.gguf"]

@@ -1,4 +1,4 @@
-"""Verbs on weights: inspect, merge, verify, compare, convert, adopt, extract, average, export."""
+"""Verbs on weights: inspect, merge, verify, compare, convert, adopt, extract, average."""
 
 from __future__ import annotations
 
