@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ def context_for(facts: Facts, options: Options) -> int:
 
 
 def _cores() -> int:
+    """Return the physical cores that this process may use."""
     import psutil
 
-    return int(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(int(psutil.cpu_count(logical=False) or allowed), allowed))
