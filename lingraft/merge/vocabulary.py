@@ -5,6 +5,7 @@ The last tokenizer must extend the earlier ones: token for token the same ids, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ from lingraft.weights.hf import read_json, side_files
 from lingraft.weights.tensors import Entry, Lazy
 
 TOKENIZER = ("tokenizer", "vocab", "merges", "spiece", "sentencepiece", "special_tokens_map", "added_tokens", "tekken")
+SPARE = re.compile(r"[<\[]\|?[\w ]*?(?:pad|unused|reserved|placeholder|extra_id)[\w ]*\|?[>\]]", re.IGNORECASE)
 MAIN = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
 
@@ -190,7 +192,7 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
     if not new:
         return
     absent = [i for i in new if i >= rows]
-    padding = all(_spare(mine.pieces[i]) for i in new)
+    padding = only_spare(mine, old)
     if absent:
         findings.problem("new-tokens-untrained", f"{adapter.path}: its tokenizer has {mine.size:,} tokens, "
                                                  f"{ends.embedding} "
@@ -208,9 +210,15 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
              "train with the embedding saved (modules_to_save or trainable_token_indices)", adapter.path, name)
 
 
+def only_spare(tokens: Tokens, old: int) -> bool:
+    """Tell whether a tokenizer grew beyond ``old`` rows by padding and reserved tokens alone."""
+    new = [piece for i, piece in tokens.pieces.items() if i >= old]
+    return bool(new) and all(_spare(piece) for piece in new)
+
+
 def _spare(piece: str) -> bool:
     """Tell whether a token means nothing by itself: padding, or one kept free for later."""
-    return any(word in piece.lower() for word in ("pad", "unused", "reserved", "placeholder", "extra_id"))
+    return SPARE.fullmatch(piece) is not None
 
 
 def _trained(updates: Sequence[Update], original: Entry | None, below: Entry, new: Sequence[int]) -> bool:

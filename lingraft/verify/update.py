@@ -22,6 +22,7 @@ from lingraft.merge.initial import take_out
 from lingraft.merge.merged import Model, merge_one
 from lingraft.merge.plan import Plan, plan
 from lingraft.merge.updates import Replace, Rows, apply
+from lingraft.merge.vocabulary import only_spare, read_tokens
 from lingraft.problems import Findings, Refusal
 from lingraft.verify.difference import difference
 from lingraft.verify.origin import check_origin
@@ -170,7 +171,9 @@ def _judge_rows(proof: Proof, embeddings: list[RowChanges], findings: Findings) 
     for changes in embeddings:
         if changes.new_rows and not changes.new_rows_changed:
             head = changes.name + ".weight" == proof.ends.head and not proof.ends.tied
-            tell = findings.warn if head else findings.problem
+            tokens = read_tokens(proof.adapter.path)
+            idle = tokens is not None and only_spare(tokens, changes.old_rows)  # nothing reads the row of padding
+            tell = findings.warn if head or idle else findings.problem
             tell("new-tokens-untrained", f"the vocabulary grew by {changes.new_rows:,} tokens, and none of their rows "
                  f"in {changes.name} was trained: {changes.why}", "train embed_tokens and lm_head (modules_to_save), "
                  "or the new rows (trainable_token_indices)", proof.adapter.path, changes.name + ".weight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,16 @@ def test_new_tokens_without_any_row_are_told(tiny_untied: Path, tmp_path: Path) 
     assert problems == ["new-tokens-untrained"] and rows_of(answer, "model.embed_tokens") == (50, 0, 400, 0)
 
 
-def test_new_rows_of_an_extended_base_are_known_by_its_receipt(tmp_path: Path) -> None:
-    import json
+def test_a_padding_token_alone_needs_no_training(tiny_untied: Path, tmp_path: Path) -> None:
+    adapter = train(tiny_untied, tmp_path / "a")
+    make_tokenizer(adapter, size=400)
+    told = json.loads((adapter / "tokenizer.json").read_text())
+    told["added_tokens"].append({**told["added_tokens"][0], "id": 400, "content": "[PAD]"})
+    (adapter / "tokenizer.json").write_text(json.dumps(told))
+    assert proof(adapter, tiny_untied)[1:] == ([], ["new-tokens-untrained"])
 
+
+def test_new_rows_of_an_extended_base_are_known_by_its_receipt(tmp_path: Path) -> None:
     base = make_llama(tmp_path / "base", tied=False, rows=400)
     (base / "manifest.json").write_text(json.dumps({"stage": "vocab", "result": {"old_size": 360, "new_size": 400}}))
     answer, problems, _ = proof(train(base, tmp_path / "a"), base)
