@@ -1,6 +1,6 @@
 """Experiment trackers by ``trainer.report_to``: tensorboard, trackio, wandb, swanlab, others that transformers knows.
 
-Nothing is sent anywhere unasked: without an account's key wandb runs offline and swanlab locally, trackio is local by
+Nothing is sent anywhere unasked: without an account's key wandb and swanlab run offline, trackio is local by
 itself, and all of them write below the stage's work folder. ``lingraft run`` never asks for a login.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def environment(trainer: Mapping[str, Any], work: Path) -> Iterator[None]:
         return
     wanted = {
         "TENSORBOARD_LOGGING_DIR": str(work / "tensorboard"), "TRACKIO_DIR": str(work / "trackio"),
-        "WANDB_DIR": str(work), "SWANLAB_LOG_DIR": str(work / "swanlab"), "SWANLAB_MODE": "local",
+        "WANDB_DIR": str(work), "SWANLAB_LOG_DIR": str(work / "swanlab"), "SWANLAB_MODE": "offline",
         "WANDB_MODE": "offline",
     }  # fmt: skip
     if os.environ.get("WANDB_API_KEY"):
@@ -60,7 +60,22 @@ def environment(trainer: Mapping[str, Any], work: Path) -> Iterator[None]:
     added = [name for name in wanted if name not in os.environ]
     os.environ.update({name: wanted[name] for name in added})
     try:
-        yield
+        with _swanlab(work) if "swanlab" in named(trainer) else nullcontext():
+            yield
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _swanlab(work: Path) -> Iterator[None]:
+    """Begin swanlab's run here: transformers' callback asks for one, and swanlab 0.10 raises where there is none."""
+    import swanlab  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    swanlab.init(project=os.environ.get("SWANLAB_PROJECT", "lingraft"), mode=os.environ.get("SWANLAB_MODE"),
+                 log_dir=os.environ.get("SWANLAB_LOG_DIR", str(work)), name=work.name)  # fmt: skip
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # the Trainer's callback may have finished it
+            swanlab.finish()
