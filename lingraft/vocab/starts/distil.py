@@ -28,7 +28,7 @@ from lingraft.vocab.windows import Drawn, Window, draw
 NAME = "distil"
 DEPTH = 0.2  # of the layers take part in the input's distillation
 TOKENS = (2_000, 60, 60_000)  # of teaching: at least, per new piece, at most
-EPOCHS = 1
+EPOCHS = 3  # 160 words, 8,000 tokens of teaching: one pass starts at +3.6 %, three at +2.9 % bits per character
 BATCH = 6
 RATE = 2e-2
 OUTLIER = 25.0  # squared deviations (in units of the teacher's variance) beyond this do not pull harder

@@ -16,7 +16,9 @@ from __future__ import annotations
 import torch
 
 Tensor = torch.Tensor
-RIDGE = 300.0  # measured on SmolLM2 (u = 3.2): 100 overfits by 0.03 bits per character, 1,000 is as good untied
+# Measured on SmolLM2 (u = 3.2) with 160 words and 8,000 tokens of teaching: bits per character of unseen text, against
+# the old pieces, are -0.056 with 300, -0.082 with 1,000 and -0.065 with 3,000.
+RIDGE = 1_000.0
 STEPS = 30
 
 
