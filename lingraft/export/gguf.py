@@ -52,7 +52,8 @@ def write(checkpoint: Checkpoint, out: Path, kind: str, digest: str, findings: F
                      for n in checkpoint.tensors)  # fmt: skip
     whole = kind if program is None else DTYPE_NAMES.get(dtype_of(checkpoint.tensors), "F32")
     require_space(out, int(parameters * (BITS.get(whole, 32.0) + (6.6 if program else 0)) / 8) + OWN)
-    first = out if program is None else out.with_name(f"{out.name}.{whole}")
+    stem, _, process = out.name.rpartition("-")  # .NAME.partial-PID: a killed run's leftovers are known by that
+    first = out if program is None else out.with_name(f"{stem}-{whole}-{process}")
     try:
         told = _plain(checkpoint, first, whole, digest)
         if program is not None:

@@ -34,6 +34,7 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     HF_ENDPOINT and HF_TOKEN are honoured by huggingface_hub. ``overwrite`` writes the card anew over one that is
     there. Errors: `not-found` (nothing to push, no network), `unreadable` (the Hub refuses), and damaged weights.
     """
+    _require_name(repo)
     _require_model(folder, findings)
     known = origin(folder, base, licence)
     _warn(folder, known, findings)
@@ -52,6 +53,17 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
             (folder / "README.md").write_text(text, encoding="utf-8")
         return told
     return {**told, "url": _send(repo, contents, private)}
+
+
+def _require_name(repo: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        refuse("not-found", f"{repo!r} is no name that the Hub takes: {str(error).splitlines()[0]}",
+               "write OWNER/NAME in letters, digits, - _ and .", repo)  # fmt: skip
 
 
 def _require_model(folder: Path, findings: Findings) -> None:

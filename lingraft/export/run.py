@@ -25,6 +25,7 @@ from lingraft.problems import Findings, refuse
 from lingraft.weights.fingerprint import fingerprint
 
 SCHEMA = 1
+FILES = ("gguf", "gguf-adapter")  # targets that are one file
 MANIFEST = "manifest.json"
 
 
@@ -61,6 +62,8 @@ def export(
     """
     started = time.monotonic()
     check(to, type, data, findings)
+    if to in FILES and out.is_dir():
+        refuse("output-exists", f"{out} is a folder, and {to} is one file", "name a file: --out FILE.gguf", out)
     check_free(out, overwrite)
     wish = Wish(out, type, overwrite, findings, tuple(command), tuple(data))
     told = TARGETS[to](lambda: open_source(model, base, adapters, findings, tied), wish)

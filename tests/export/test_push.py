@@ -160,6 +160,11 @@ def test_an_unknown_licence_is_said(tiny_llama: Path, tmp_path: Path) -> None:
     assert any("verified" in w.message for w in findings.warnings)
 
 
+def test_a_name_that_the_hub_does_not_take_is_refused_before_anything(tiny_llama: Path) -> None:
+    with pytest.raises(Refusal, match="no name"):
+        push(tiny_llama, "me/z h", dry_run=True, findings=Findings())
+
+
 def test_a_folder_without_a_model_and_a_damaged_one_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="not-found"):
         push(tmp_path, "me/zh", dry_run=True, findings=Findings())
