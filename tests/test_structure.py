@@ -9,7 +9,7 @@ import lingraft
 
 ROOT = Path(lingraft.__file__).parent
 ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
-         "export", "quickstart")  # fmt: skip
+         "export", "quickstart", "language", "studio")  # fmt: skip
 FOUNDATION = {"problems", "output", "progress", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
@@ -24,6 +24,8 @@ MAY = {
     "evaluate": {"weights", "merge", "data", "models", "known"},
     "serve": {"weights", "merge", "models", "known", "export"},
     "export": {"weights", "merge", "data", "models", "known"},
+    "language": set(),
+    "studio": {"weights", "merge", "verify", "vocab", "evaluate", "serve", "models", "quickstart", "outcome"},  # as cli
     "quickstart": {"weights", "models", "recipe", "pipeline"},
 }
 
