@@ -134,18 +134,24 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
             bound = {} if decision.max_steps is None else {"max_steps": decision.max_steps}
             trainer = task.trainer(model, {**chosen, **bound}, examples, dtype, **more)
         else:
-            kind: Any = LingraftTrainer
-            data: Any = examples.train
-            if spread is not None:
-                kind, more = SpreadTrainer, {**more, "spread": spread}
-                data = Even(data, chosen["per_device_train_batch_size"] * group.size()) if task is LANGUAGE else data
-            trainer = kind(
-                model=model, args=arguments_of.finish(chosen, decision.max_steps, stage.name),
-                train_dataset=data, eval_dataset=examples.validation, data_collator=task.collate,
-                compute_metrics=task.metrics, describe=lambda batch: _beginning(batch, examples), **more,
-            )  # fmt: skip
+            arguments = arguments_of.finish(chosen, decision.max_steps, stage.name)
+            trainer = _trainer(model, arguments, examples, task, spread, more)
         trainer.remove_callback(PrinterCallback)
         yield Prepared(trainer, assembled.model, per_step, decision.dtype)
+
+
+def _trainer(model: Any, arguments: Any, examples: Examples, task: Task, spread: Distributed | None,
+             more: Mapping[str, Any]) -> Any:  # fmt: skip
+    """Build the Trainer of one process, or of several: each then gets as many blocks as every other."""
+    kind: Any = LingraftTrainer
+    data: Any = examples.train
+    if spread is not None:
+        kind, more = SpreadTrainer, {**more, "spread": spread}
+        data = Even(data, arguments.per_device_train_batch_size * group.size()) if task is LANGUAGE else data
+    return kind(
+        model=model, args=arguments, train_dataset=data, eval_dataset=examples.validation, data_collator=task.collate,
+        compute_metrics=task.metrics, describe=lambda batch: _beginning(batch, examples), **more,
+    )  # fmt: skip
 
 
 def _samples(stage: Stage, examples: Examples, dtype: torch.dtype) -> list[Samples]:
