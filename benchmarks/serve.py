@@ -272,6 +272,7 @@ def main() -> None:
     told: dict[str, Any] = {"gguf": gguf.name, "threads": args.threads, "tokens": args.tokens, "rounds": args.rounds}
     counts = [int(n) for n in args.clients.split(",") if n]
     servers = servers_for(args, gguf, max([*counts, 4]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # then the servers are stopped, too
     try:
         if args.rounds:
             for server in servers:
