@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -57,15 +57,22 @@ def launched(*arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port,
                *map(str, arguments)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)  # fmt: skip
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """kill -9 for the launcher and its processes, which are sessions of their own."""
+    everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everybody:
+        one.kill()
+    process.communicate()
 
 
 def finished(process: subprocess.Popen[str]) -> str:
     try:
         out, told = process.communicate(timeout=600)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         raise
     assert process.returncode == 0, told[-4000:]
     return out
@@ -148,8 +155,7 @@ def test_the_command_killed_and_repeated_answers_once_and_keeps_tied_rows(tmp_pa
     home = tmp_path / "killed" / "work" / "pretrain" / "checkpoints"
     while process.poll() is None and not (home / "checkpoint-4").exists():
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert not (tmp_path / "killed" / "pretrain").exists()
     answer = json.loads(finished(launched("-m", "lingraft", "run", path, "--json")))
     assert answer["ok"] and [stage["name"] for stage in answer["stages"]] == ["pretrain", "merge", "verify", "report"]
