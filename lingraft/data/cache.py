@@ -8,6 +8,7 @@ that no file name and no date can serve stale tokens. The folders used longest a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -65,7 +66,9 @@ def remembered(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
         home().mkdir(parents=True, exist_ok=True)
         with _alone(home() / f".{key}.lock"):
             return _made(home() / key, make)
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in (None, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         return _made(Path(tempfile.mkdtemp(prefix="lingraft-tokens-")) / key, make)
 
 
@@ -85,7 +88,6 @@ def _alone(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    lock.unlink(missing_ok=True)
 
 
 def _prune(newest: Path) -> None:
