@@ -7,7 +7,6 @@ of rows stream through: memory does not grow with the models. Adapters: see `ave
 
 from __future__ import annotations
 
-import resource
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import torch
 from lingraft.merge import dare, ends, ties
 from lingraft.merge.average_adapters import average_adapters
 from lingraft.merge.lineage import versions
+from lingraft.merge.memory import Peak
 from lingraft.merge.names import embeds
 from lingraft.merge.run import open_base
 from lingraft.output import check_free, output_directory, require_space, write_json
@@ -82,10 +82,10 @@ def average(
     findings.settle()
     total = sum(header(mean.tensors, name).nbytes for name in mean.tensors)
     require_space(out, total)
-    with output_directory(out, overwrite) as partial, track("average", total) as advance:
+    with output_directory(out, overwrite) as partial, track("average", total) as advance, Peak() as peak:
         written = hf.write(mean, partial, progress=advance)
         answer = {"out": str(out), **plan.as_json(), "fingerprint": written.fingerprint, "tensors": len(mean.tensors),
-                  "seconds": round(time.monotonic() - started, 3), "peak_memory": _peak()}  # fmt: skip
+                  "seconds": round(time.monotonic() - started, 3), "peak_memory": peak.bytes}  # fmt: skip
         write_json(partial / "manifest.json", {
             "schema": 1, "stage": "average", **plan.as_json(), "fingerprint": written.fingerprint,
             "tensors": written.digests, "versions": versions(),
@@ -223,7 +223,3 @@ def _combined(name: str, deltas: Sequence[Tensor], plan: Plan, limits: Sequence[
 
 def _delta(entry: Entry, base: Entry) -> Entry:
     return Entry(torch.float32, entry.shape, lambda a, b: entry.read(a, b).float() - base.read(a, b).float())
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
