@@ -57,7 +57,7 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
 
 def _require_name(repo: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined, unused-ignore]
 
     try:
         validate_repo_id(repo)
