@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
-_CHARACTERS = 1_000_000  # of text handed to the tokenizer at once
+_CHARACTERS = 125_000  # of text handed to the tokenizer at once for each core: what it returns is large
 _CONVERSATIONS = 256
 _NAMED = 5  # sources named in a message; the rest are counted
 
@@ -117,11 +118,11 @@ def _parts(documents: Iterable[Document], cutter: Cutter) -> Iterator[Part | Non
 
 def _batches(parts: Iterable[Part | None]) -> Iterator[list[Part | None]]:
     batch: list[Part | None] = []
-    size = 0
+    size, enough = 0, _CHARACTERS * (os.cpu_count() or 1)
     for part in parts:
         batch.append(part)
         size += 0 if part is None else len(part.text)
-        if size >= _CHARACTERS:
+        if size >= enough:
             yield batch
             batch, size = [], 0
     if batch:
