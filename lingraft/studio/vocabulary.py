@@ -31,9 +31,9 @@ def page(words: Words, root: Path) -> None:
                          max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
     text = words.text(label=Both("Type a sentence", "输入一句话"), value=SENTENCE, lines=2,
                       elem_id="cut-text")  # fmt: skip
-    view = gr.HTML(render(before, after, SENTENCE), elem_id="cut-view")
-    for field in (one, two, text):
-        field.change(render, [one, two, text], view, show_progress="hidden", trigger_mode="always_last")
+    view = gr.HTML(elem_id="cut-view")
+    # Without triggers: when the page is shown and at every change. Cutting at once would delay the start by seconds.
+    gr.on(None, render, [one, two, text], view, show_progress="hidden", trigger_mode="always_last")
 
 
 def _first_pair(root: Path) -> tuple[str, str]:
