@@ -21,9 +21,9 @@ def as_state_dict(weights: dict[str, torch.Tensor], folder: Path) -> Path:
 
 
 def as_dcp(weights: dict[str, torch.Tensor], folder: Path) -> Path:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
-    dcp.save({"model": weights}, checkpoint_id=str(folder / "dcp"), no_dist=True)
+    save_distributed({"model": weights}, checkpoint_id=str(folder / "dcp"), no_dist=True)
     return folder / "dcp"
 
 
