@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from export_judges import LlamaCpp, agree, greedy, next_token
+from export_judges import LlamaCpp, greedy, next_token
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lingraft.export.run import export
@@ -61,4 +61,6 @@ def test_with_a_lora_the_next_token_is_as_likely_as_with_peft(smollm2: Path, exp
     live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32), made)
     ids = asked(AutoTokenizer.from_pretrained(smollm2), QUESTIONS[0])
     theirs, engine = next_token(live, ids), LlamaCpp(exported, [tmp_path / "lora.gguf"])
-    assert agree(theirs, engine.next_token(ids, {0: 1.0})) and not agree(theirs, engine.next_token(ids, {0: 0.0}))
+    near, far = (max(abs(float(theirs[token]) - value) for token, value in engine.next_token(ids, {0: scale}).items())
+                 for scale in (1.0, 0.0))  # fmt: skip
+    assert near < 0.02 and far > 10 * near, (near, far)
