@@ -53,7 +53,8 @@ class Run:
 
         A stage that trains a whole model (full, freeze) leaves the base of those after it.
         """
-        base, adapters = self.out / "vocab" if self.recipe.vocab is not None else self.base, ()
+        base = self.out / "vocab" if self.recipe.vocab is not None else self.base
+        adapters: tuple[Path, ...] = ()
         for name in chain(self.recipe, before):
             if training_block(self.recipe, name).leaves == "model":
                 base, adapters = self.out / name, ()
