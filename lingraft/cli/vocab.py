@@ -33,6 +33,8 @@ def vocab(
     allow: Allow = [],
 ) -> None:
     """Grow a model's vocabulary from a corpus or by a ready-made tokenizer; or measure tokenizers on a text."""
+    if is_recipe(base) and dry_run:
+        raise typer.BadParameter("--dry-run takes a model and --corpus FILE; a recipe is tried by lingraft check")
     if is_recipe(base):
         run_stage("vocab", Path(base), overrides, json_out, allow)
     if size != "auto" and not size.isdigit():

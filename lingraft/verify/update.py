@@ -51,6 +51,8 @@ def verify_adapter(adapter: Path, base: Path, findings: Findings) -> dict[str, A
     `base-mismatch`, `non-finite`, `empty-tensor`, and what makes an adapter unreadable.
     """
     read = read_adapter(adapter, findings)
+    if any(problem.code == "unsupported-adapter" for problem in findings.problems):
+        findings.settle()  # what its tensors mean is not known: nothing more can be said
     checkpoint = open_checkpoint(base)
     sound.look(read, findings)
     below = _below(read, checkpoint, findings)
