@@ -11,13 +11,15 @@ the one that made it.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import gc
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,12 +171,20 @@ def _one(this: Run, name: str, again: bool) -> None:
         result = RUNNERS[name](this)
     finally:
         stages[name]["seconds"] = round(before + time.monotonic() - started, 2)
+        _give_back()
     stages[name] |= {"key": key, "result": result, "skipped": False}
     this.state["manifest"] = SCHEMA
     write_json(this.out / "manifest.json", this.state)
     if target.is_dir() and not (target / "manifest.json").exists():
         write_json(target / "manifest.json", _stage_manifest(this, name, result))
     say(f"{name}: done in {stages[name]['seconds']:.1f} s")
+
+
+def _give_back() -> None:
+    """Return a stage's memory to the system: models lie in cycles, and glibc keeps what was freed."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # macOS, musl
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _require_inputs(this: Run, name: str) -> None:
