@@ -181,7 +181,8 @@ def test_early_stopping_keeps_the_best_checkpoint(make_stage: Any, tiny_llama: P
 
 @pytest.mark.parametrize("kind", TABLE)
 def test_every_kind_in_the_table_reads_from_a_recipe_and_refuses_unknown_keys(kind: str) -> None:
-    example: dict[str, Any] = {"kind": kind} | ({"first": 1} if kind == "freeze" else {})
+    needed = {"freeze": {"first": 1}, "context": {"length": 4096}}
+    example: dict[str, Any] = {"kind": kind, **needed.get(kind, {})}
     assert parse_technique(example).kind == kind
     with pytest.raises(ValueError, match="surprise"):
         parse_technique({**example, "surprise": 1})
