@@ -7,8 +7,10 @@ remainder on the last shard. q and k lie in the interleaved rotary layout (see `
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from lingraft.weights import pickles, safetensors
 from lingraft.weights.hf import read_json, side_files
 from lingraft.weights.meta_names import UNUSED, config_from, hf_name
 from lingraft.weights.rotary import hf_from_pairs, reordered
+from lingraft.weights.sentencepieces import read_pieces
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
 from lingraft.weights.tied import EMBEDDING, HEAD, is_copy
 
@@ -60,7 +63,21 @@ def read(path: Path) -> Checkpoint:
         weights = Lazy({name: entry for name, entry in entries.items() if name != HEAD})
     config |= {"tie_word_embeddings": tied, "torch_dtype": str(entries[EMBEDDING].dtype).removeprefix("torch.")}
     beside = side_files(path) or tuple(f for f in side_files(path.parent) if f.name == "tokenizer.model")
-    return Checkpoint(path, NAME, weights, config, beside)
+    return Checkpoint(path, NAME, weights, config, beside, partial(_settings, beside))
+
+
+def _settings(beside: Sequence[Path]) -> dict[str, bytes]:
+    """Say how Meta reads its SentencePiece model: without this, transformers adds neither <s> nor the first space."""
+    model = next((file for file in beside if file.name == "tokenizer.model"), None)
+    if model is None or any(file.name in ("tokenizer.json", "tokenizer_config.json") for file in beside):
+        return {}
+    try:
+        read_pieces(model.read_bytes())
+    except Exception:  # Llama 3's tokenizer.model is tiktoken's
+        return {}
+    told = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "add_eos_token": False,
+            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
+    return {"tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode()}
 
 
 def _files(path: Path) -> list[Path]:

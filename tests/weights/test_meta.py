@@ -135,3 +135,18 @@ def test_heads_that_cannot_be_cut_are_refused(tiny_untied: Path, tmp_path: Path)
 def test_params_json_gives_the_feed_forward_width_again(dim: int, width: int) -> None:
     told = meta_names._feed_forward(dim, width)
     assert meta_names.feed_forward_width(dim, told["multiple_of"], told.get("ffn_dim_multiplier")) == width
+
+
+def test_metas_tokenizer_reads_in_transformers_as_sentencepiece_does(
+    eight_heads: Path, tmp_path: Path, test_data: Path
+) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from transformers import AutoTokenizer
+
+    folder = written(eight_heads, tmp_path / "meta", 1)
+    model = shutil.copy(test_data / "tokenizers" / "llama2.model", folder / "tokenizer.model")
+    (tmp_path / "hf").mkdir()
+    hf.write(meta.read(folder), tmp_path / "hf")
+    judge, found = SentencePieceProcessor(model_file=str(model)), AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in ("hello world", "你好，世界", "a\nb"):
+        assert found(text).input_ids == [judge.bos_id(), *judge.encode(text)]
