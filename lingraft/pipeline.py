@@ -159,6 +159,7 @@ def _one(this: Run, name: str, again: bool) -> None:
         say(f"{name}: done already ({target})")
         return
     _require_inputs(this, name)
+    this.state["seconds"] = _so_far(this.out, this.state)  # the report shows it
     started = time.monotonic()
     before = stages.get(name, {}).get("seconds", 0.0) if stages.get(name, {}).get("begun") == key else 0.0
     stages[name] = {"begun": key, "seconds": before}
@@ -306,10 +307,14 @@ def _read_state(out: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         refuse("corrupt-file", f"{path} is not readable JSON", "remove it to run every stage again", path)
+    return {**state, "seconds": _so_far(out, state)}
+
+
+def _so_far(out: Path, state: Mapping[str, Any]) -> float:
+    """Return the wall seconds that a run has taken, as far as its clock was noted."""
     clock = out / "work" / "seconds"
-    if clock.is_file():
-        state["seconds"] = max(float(state.get("seconds", 0.0)), float(clock.read_text() or 0))
-    return state
+    noted = float(clock.read_text() or 0) if clock.is_file() else 0.0
+    return max(float(state.get("seconds", 0.0)), noted)
 
 
 @contextmanager

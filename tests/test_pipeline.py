@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,6 +78,12 @@ def test_the_result_loads_in_plain_transformers_and_equals_the_adapters_live_in_
     ids = AutoTokenizer.from_pretrained(finished["model"])("长城是中国古代的工程。", return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.equal(merged(ids).logits, live.eval()(ids).logits)
+
+
+def test_the_page_tells_the_time_that_the_answer_tells(finished: dict[str, Any]) -> None:
+    page = Path(finished["report"]).read_text(encoding="utf-8")
+    shown = float(re.search(r'data-key="/seconds" data-value="([\d.]+)"', page)[1])
+    assert 0.8 * finished["seconds"] - 3 <= shown <= finished["seconds"] and shown > 0
 
 
 def test_every_output_folder_has_a_manifest(finished: dict[str, Any]) -> None:
