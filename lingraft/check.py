@@ -12,10 +12,13 @@ from typing import Any
 
 from lingraft.data.hub import hub_of
 from lingraft.models import locate, require_causal
-from lingraft.pipeline import TRAINING, Run, data_paths, stages_of
+from lingraft.pipeline import Run
 from lingraft.plan.run import require_fit
 from lingraft.problems import Findings, Refusal
-from lingraft.recipe import Recipe, check_keys, load, parse_technique, resolve
+from lingraft.recipe import Recipe, parse_technique, resolve
+from lingraft.recipe_file import load
+from lingraft.recipe_keys import check_keys
+from lingraft.stage_keys import TRAINING, data_paths, stages_of
 
 
 def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findings) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import os
 import platform
 from typing import Any
 
-from lingraft.pipeline import Run, answer, merges
+from lingraft.pipeline import Run, answer
+from lingraft.stage_keys import merges
 from lingraft.stages import log_of
 
 FOLDERS = {

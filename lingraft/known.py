@@ -7,7 +7,6 @@ weights: a run folder's manifest.json says what its own stages found, and `note`
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from lingraft.output import write_json
 from lingraft.problems import Problem
+from lingraft.weights.json_file import json_or_nothing
 
 MANIFEST = "manifest.json"
 What = Literal["verified", "evaluated"]
@@ -47,9 +47,9 @@ def look_up(path: Path, fingerprint: str | None = None) -> Known:
     """Return what is on record for the weights at ``path`` (a directory, a file, an adapter)."""
     receipt = receipt_of(path)
     found = fingerprint or recorded(receipt)
-    runs = [state for folder in (path.absolute().parent, path) if "stages" in (state := _json(folder / MANIFEST))]
-    states = [state["stages"] for state in runs if _made(state["stages"], path, found)]
-    noted = _json(_note(found)) if found else {}
+    runs = [json_or_nothing(folder / MANIFEST).get("stages") for folder in (path.absolute().parent, path)]
+    states = [stages for stages in runs if isinstance(stages, dict) and _made(stages, path, found)]
+    noted = json_or_nothing(_note(found)) if found else {}
     checked = receipt.get("checked")
     checked = checked if isinstance(checked, dict) else {}
     return Known(
@@ -61,7 +61,7 @@ def look_up(path: Path, fingerprint: str | None = None) -> Known:
 
 def receipt_of(path: Path) -> dict[str, Any]:
     """Return the receipt that lies beside some weights, or nothing."""
-    return _json(path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}"))
+    return json_or_nothing(path / MANIFEST if path.is_dir() else path.with_name(f"{path.name}.{MANIFEST}"))
 
 
 def recorded(receipt: dict[str, Any]) -> str | None:
@@ -80,7 +80,7 @@ def note(what: What, path: Path) -> None:
     file = _note(found)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {**_json(file), what: True})
+        write_json(file, {**json_or_nothing(file), what: True})
     except OSError:  # a cache that cannot be written is no reason to fail
         return
 
@@ -108,11 +108,3 @@ def _result(stages: dict[str, Any], name: str) -> dict[str, Any]:
     value = stages.get(name)
     result = value.get("result") if isinstance(value, dict) else None
     return result if isinstance(result, dict) else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

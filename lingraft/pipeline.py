@@ -18,22 +18,20 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from lingraft.models import Stack
 from lingraft.output import write_json
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.progress import say
-from lingraft.recipe import STAGES, Recipe, Training, resolve
+from lingraft.recipe import STAGES, Recipe
+from lingraft.stage_keys import TRAINING, chain, key_of, merges, stages_of, training_block
 
 SCHEMA = 1
-TRAINING = ("pretrain", "sft", "prefer", "classify")
 
 
 @dataclass
@@ -75,31 +73,6 @@ class Run:
         return dict(self.state.get("stages", {}).get(stage, {}).get("result", {}))
 
 
-def chain(recipe: Recipe, before: str | None = None) -> list[str]:
-    """List the training stages that stand on one another, as far as ``before``; a reward model is no part of it."""
-    names = [n for n in ("pretrain", "sft", "prefer") if getattr(recipe, n) is not None]
-    names = [n for n in names if n != "prefer" or recipe.prefer is None or recipe.prefer.method != "reward"]
-    return names[: names.index(before)] if before in names else names
-
-
-def merges(recipe: Recipe) -> bool:
-    """Tell whether there is anything to merge: the last stages leave adapters, and none that only works live."""
-    left = [training_block(recipe, name).leaves for name in chain(recipe)]
-    return bool(left) and left[-1] == "adapter"
-
-
-def stages_of(recipe: Recipe) -> list[str]:
-    """List the stages that a recipe asks for, in order."""
-    names = [name for name in ("vocab", *TRAINING) if getattr(recipe, name) is not None]
-    if merges(recipe):
-        names += ["merge", "verify"]
-    if recipe.evaluate is not None:
-        names.append("evaluate")
-    if recipe.export:
-        names.append("export")
-    return [*names, "report"]
-
-
 def run(
     recipe: Recipe,
     findings: Findings,
@@ -120,7 +93,7 @@ def run(
         say(f"{recipe.name} is finished: {out / 'report.html'}")
         return done
     from lingraft.models import locate, require_causal
-    from lingraft.recipe import check_keys
+    from lingraft.recipe_keys import check_keys
 
     check_keys(recipe)
     base = locate(recipe.base)
@@ -133,7 +106,7 @@ def run(
         for name in wanted:
             _one(this, name, again=bool(first or only))
         if wanted[-1] == stages_of(recipe)[-1] and only is None:
-            this.state["finished"] = _key(recipe, "finished", this.state)
+            this.state["finished"] = key_of(recipe, "finished", this.state)
     return answer(this.state, recipe)
 
 
@@ -152,7 +125,7 @@ def _one(this: Run, name: str, again: bool) -> None:
     from lingraft.stages import OUTPUTS, RUNNERS
 
     stages = this.state.setdefault("stages", {})
-    key = _key(this.recipe, name, this.state)
+    key = key_of(this.recipe, name, this.state)
     target = this.out / OUTPUTS[name]
     if not again and stages.get(name, {}).get("key") == key and target.exists():
         stages[name]["skipped"] = True
@@ -214,55 +187,6 @@ def _stage_manifest(this: Run, name: str, result: Mapping[str, Any]) -> dict[str
             "allowed": [p.as_json() for p in this.findings.allowed]}  # fmt: skip
 
 
-def _key(recipe: Recipe, name: str, state: Mapping[str, Any]) -> str:
-    """Digest everything a stage's output depends on."""
-    names = [*stages_of(recipe), "finished"]
-    above = [state.get("stages", {}).get(n, {}).get("key") for n in names[: names.index(name)]]
-    block = getattr(recipe, name, None)
-    parts = [name, recipe.base, recipe.seed, _dump(block), above, _data_digests(block), _base_mark(recipe.base)]
-    return str(blake3(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest())
-
-
-def _dump(block: Any) -> Any:
-    if isinstance(block, list):
-        return [_dump(item) for item in block]
-    return block.model_dump(mode="json") if hasattr(block, "model_dump") else block
-
-
-def data_paths(block: Any) -> list[str]:
-    """List the files and folders that a block reads."""
-    paths: list[str] = []
-    for key in ("corpus", "data", "text", "english"):
-        value = getattr(block, key, None)
-        paths += [value] if isinstance(value, str) else list(value or [])
-    paths += [item.path for item in getattr(block, "mix", None) or []]
-    validation = getattr(block, "validation", None)
-    return [*paths, validation] if isinstance(validation, str) else paths
-
-
-def _data_digests(block: Any) -> list[str]:
-    """Digest a block's data by content: a cache keyed by file name would serve stale text."""
-    found = []
-    going_on = getattr(block, "continue_", None)
-    for name in [*data_paths(block), *([going_on] if going_on else [])]:
-        path = resolve(name)
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            hasher = blake3(max_threads=blake3.AUTO)
-            if file.is_file():
-                hasher.update_mmap(str(file))
-            found.append(f"{file}:{hasher.hexdigest()}")
-    return found
-
-
-def _base_mark(base: str) -> list[str]:
-    """Mark a local base by the names, sizes and times of its files; its bytes are the fingerprint's business."""
-    path = Path(base).expanduser()
-    if not path.is_dir():
-        return []
-    return [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in sorted(path.iterdir()) if p.is_file()]
-
-
 def finished(recipe: Recipe) -> dict[str, Any] | None:
     """Return the answer of a run that is complete and unchanged, without loading anything heavy."""
     from lingraft.stages import OUTPUTS
@@ -271,10 +195,10 @@ def finished(recipe: Recipe) -> dict[str, Any] | None:
     state = _read_state(out)
     for name in stages_of(recipe):
         stage = state.get("stages", {}).get(name, {})
-        if stage.get("key") != _key(recipe, name, state) or not (out / OUTPUTS[name]).exists():
+        if stage.get("key") != key_of(recipe, name, state) or not (out / OUTPUTS[name]).exists():
             return None
         stage["skipped"] = True
-    if state.get("finished") != _key(recipe, "finished", state):
+    if state.get("finished") != key_of(recipe, "finished", state):
         return None
     return answer(state, recipe)
 
@@ -371,12 +295,3 @@ def _clock(this: Run) -> Iterator[None]:
         note()
         this.state["seconds"] = round(before + time.time() - began, 2)
         write_json(this.out / "manifest.json", this.state)
-
-
-def training_block(recipe: Recipe, name: str) -> Training:
-    """Return a training stage's block."""
-    block: Training = getattr(recipe, name)
-    return block
-
-
-Runner = Callable[[Run], dict[str, Any]]

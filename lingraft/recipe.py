@@ -1,23 +1,21 @@
-"""The whole configuration: a recipe in YAML, read, checked and refused key by key.
+"""The whole configuration: what a recipe may contain, checked and refused key by key.
 
-`lingraft check FILE` runs this file alone; `lingraft run FILE` begins with it. Everything that transformers'
-TrainingArguments already names stays theirs: `trainer:` is handed on, only its keys are checked here.
+`recipe_file` reads it from YAML; `recipe_keys` checks what only the libraries can tell. Everything that transformers'
+TrainingArguments already names stays theirs: `trainer:` is handed on.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lingraft.problems import Findings, Problem, Refusal, refuse
+from lingraft.problems import Problem, Refusal
 
 SHIPPED = "lingraft:"  # a path that begins so names a file shipped with the package: lingraft:zh.jsonl
 STAGES = ("vocab", "pretrain", "sft", "prefer", "classify", "merge", "verify", "evaluate", "export")
@@ -249,47 +247,6 @@ def parse_technique(item: Any) -> Any:
     return technique.model_validate(dict(item))
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, reading 2e-4 as the number it is (YAML 1.2) and refusing a key given twice."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a recipe file, with ``a.b=c`` overrides.
-
-    Errors: `not-found`, and `recipe-invalid` for every wrong key or value at once, named by its path.
-    """
-    if not path.is_file():
-        refuse("not-found", f"{path} does not exist", "check the path, or make one with `lingraft new`", path)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        refuse("recipe-invalid", f"{path} is not readable YAML: {' '.join(str(error).split())}",
-               "mend the line named", path)  # fmt: skip
-    if not isinstance(raw, dict):
-        refuse("recipe-invalid", f"{path} holds no keys", "begin from `lingraft new quickstart FILE`", path)
-    for item in overrides:
-        _override(raw, item, path)
-    return parse(raw, path)
-
-
 def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
     """Check a recipe's keys and values; every problem is told with its path in the recipe."""
     try:
@@ -299,57 +256,11 @@ def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
     return recipe
 
 
-def check_keys(recipe: Recipe, path: Path | None = None) -> None:
-    """Check what needs the libraries to know: the keys of every `trainer:` block, and validation where it is due.
-
-    Error: `recipe-invalid`, every one by its path.
-    """
-    findings = Findings()
-    for stage in ("pretrain", "sft", "prefer", "classify"):
-        block = getattr(recipe, stage)
-        if block is not None:
-            _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
-            _check_techniques(block, stage, findings, path)
-    _check_exports(recipe, findings, path)
-    findings.settle()
-
-
-def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> None:
-    for number, item in enumerate(recipe.export):
-        from lingraft.export.run import check
-
-        try:
-            check(item.to, item.type, item.data, findings)
-        except Refusal as refusal:
-            for p in refusal.problems:
-                findings.problem("recipe-invalid", f"export.{number}: {p.message}", p.remedy, path)
-
-
 def resolve(path: str) -> Path:
     """Return where a recipe's path lies; ``lingraft:name`` lies in the package's own text folder."""
     if path.startswith(SHIPPED):
         return Path(__file__).parent / "text" / path.removeprefix(SHIPPED)
     return Path(path).expanduser()
-
-
-def _override(raw: dict[str, Any], item: str, path: Path) -> None:
-    key, equals, value = item.partition("=")
-    if not equals or not key:
-        refuse("recipe-invalid", f"--set {item!r} has no value", "write --set a.b=c", path)
-    *parents, last = key.split(".")
-    here: Any = raw
-    for parent in parents:
-        here = here[int(parent)] if isinstance(here, list) and parent.isdigit() and int(parent) < len(here) else (
-            here.setdefault(parent, {}) if isinstance(here, dict) else None)
-        if not isinstance(here, dict | list):
-            refuse("recipe-invalid", f"--set {key}: {parent!r} is not a block of {path}", "check the path", path)
-    parsed = yaml.load(value, Loader=_Loader)
-    if isinstance(here, list):
-        if not last.isdigit() or int(last) >= len(here):
-            refuse("recipe-invalid", f"--set {key}: the list has {len(here)} items", "check the number", path)
-        here[int(last)] = parsed
-    else:
-        here[last] = parsed
 
 
 def _problem(item: Mapping[str, Any], path: Path | None) -> Problem:
@@ -372,50 +283,3 @@ def _siblings(loc: tuple[Any, ...]) -> list[str]:
                   and issubclass(m, BaseModel)] if info is not None else []  # fmt: skip
         model = models[0] if models else None
     return list(getattr(model, "model_fields", {}))
-
-
-def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None,
-                   method: str | None = None) -> None:  # fmt: skip
-    if not trainer:
-        return
-    _check_trackers(trainer, stage, findings)
-    from dataclasses import fields
-
-    from transformers import TrainingArguments
-
-    # warmup_ratio left TrainingArguments in transformers 5, not the recipes that people have; the loop translates it.
-    known = {field.name for field in fields(TrainingArguments)} - {"output_dir"} | {"warmup_ratio"}
-    if method is not None and set(trainer) - known:
-        from lingraft.train.prefer import settings_of
-
-        known |= settings_of(method)
-    for key in trainer:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            findings.problem("recipe-invalid", f"{stage}.trainer.{key}: transformers.TrainingArguments has no such "
-                             f"argument{hint}", f"mend {stage}.trainer.{key} in the recipe", path)  # fmt: skip
-
-
-def _check_trackers(trainer: Mapping[str, Any], stage: str, findings: Findings) -> None:
-    from lingraft.train import trackers
-
-    try:
-        trackers.require(trainer, stage)
-    except Refusal as refusal:
-        findings.absorb(refusal)
-
-
-def _check_techniques(block: Training, stage: str, findings: Findings, path: Path | None) -> None:
-    needs = [t.kind for t in block.techniques if getattr(t, "needs_validation", False)]
-    best = ("load_best_model_at_end", "metric_for_best_model")
-    needs += [f"trainer.{key}" for key in best if block.trainer.get(key)]
-    if str(block.trainer.get("eval_strategy", "no")) != "no":
-        needs.append("trainer.eval_strategy")
-    best_kept = [name for name in needs if name != "trainer.eval_strategy"]
-    if best_kept and any(t.kind == "average" for t in block.techniques):
-        findings.problem("recipe-invalid", f"{stage}.techniques: average and {best_kept[0]} both decide which weights "
-                         "are kept", "keep one of them", path)  # fmt: skip
-    if needs and block.validation is None:
-        findings.problem("recipe-invalid", f"{stage}.validation: {needs[0]} needs validation data",
-                         f"add `validation: 0.02` (a share or a path) to {stage}", path)  # fmt: skip

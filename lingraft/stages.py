@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingraft.models import Stack
-from lingraft.pipeline import Run, chain, data_paths, training_block
+from lingraft.pipeline import Run
 from lingraft.recipe import resolve
+from lingraft.stage_keys import chain, data_paths, training_block
 
 if TYPE_CHECKING:
     from lingraft.train.stage import Stage

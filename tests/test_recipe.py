@@ -6,7 +6,9 @@ import pytest
 
 from lingraft.problems import Refusal
 from lingraft.quickstart.recipes import names
-from lingraft.recipe import Recipe, check_keys, load, parse
+from lingraft.recipe import Recipe, parse
+from lingraft.recipe_file import load
+from lingraft.recipe_keys import check_keys
 
 SMALL = {"name": "x", "base": "b", "out": "o", "pretrain": {"data": "d.txt"}}
 

@@ -10,7 +10,7 @@ import lingraft
 ROOT = Path(lingraft.__file__).parent
 ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
          "export", "quickstart", "language", "studio")  # fmt: skip
-FOUNDATION = {"problems", "output", "progress", "language"}
+FOUNDATION = {"problems", "output", "progress", "sizes", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
     "weights": set(),
@@ -26,7 +26,7 @@ MAY = {
     "export": {"weights", "merge", "data", "models", "known"},
     "language": set(),
     "studio": {"weights", "merge", "verify", "vocab", "evaluate", "serve", "models", "quickstart", "outcome"},  # as cli
-    "quickstart": {"weights", "models", "recipe", "pipeline"},
+    "quickstart": {"weights", "models", "recipe", "recipe_file", "pipeline"},
 }
 
 

@@ -90,7 +90,7 @@ def run_recipe(file: Path, overrides: list[str], findings: Findings, first: str 
                only: str | None = None) -> Answer:  # fmt: skip
     """Run a recipe's stages."""
     from lingraft.pipeline import run
-    from lingraft.recipe import load
+    from lingraft.recipe_file import load
     from lingraft.train.distributed import launch
 
     with launch.led():

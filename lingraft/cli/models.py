@@ -37,7 +37,7 @@ def plan(
 
     def call(findings: Findings) -> Answer:
         from lingraft.plan.run import plan as weigh
-        from lingraft.recipe import load
+        from lingraft.recipe_file import load
 
         recipe = load(Path(model), tuple(overrides)) if is_recipe(model) else None
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -12,6 +11,7 @@ import typer
 
 from lingraft.cli.answer import Adapters, Allow, Answer, Base, answer, one_of
 from lingraft.problems import Findings
+from lingraft.sizes import parse_size
 
 if TYPE_CHECKING:
     from lingraft.serve.app import Limits
@@ -25,7 +25,6 @@ Context = Annotated[int | None, typer.Option("--context", min=16, help="Tokens o
 Rope = Annotated[str, typer.Option("--rope", help="Beyond the model's own context: yarn, ntk or linear.")]
 Draft = Annotated[str | None, typer.Option("--draft", help="A small model of the same tokenizer, to guess ahead.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Threads of llama.cpp.")]
-UNITS = {"": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 @app.command()
@@ -104,10 +103,10 @@ def _check(engine: str, bits: int | None, rope: str) -> None:
 
 
 def _size(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d+)\s*([KMG]I?B|)\s*", text.upper())
-    if found is None or int(found[1]) < 1:
-        raise typer.BadParameter(f"--max-body takes a size such as 4MB; not {text!r}")
-    return int(found[1]) * UNITS[found[2]]
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise typer.BadParameter(f"--max-body takes a size such as 4MB; not {text!r}") from None
 
 
 @app.command()

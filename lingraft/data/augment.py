@@ -6,7 +6,6 @@ first question stands in another frame. Frames are chosen by the question's scri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from lingraft.data.conversations import Conversation
+from lingraft.data.units import HAN
 from lingraft.problems import refuse
 
-_HAN = re.compile("[\u3400-\u9fff]")
 _CHINESE = ("请回答下面的问题：\n{question}", "{question}\n请给出你的回答。", "我有一个请求：{question}",
             "请完成以下任务：\n{question}", "帮我看看这个：{question}", "指令：{question}")  # fmt: skip
 _ENGLISH = ("Please answer the following.\n{question}", "{question}\nGive your answer.",
@@ -77,7 +76,7 @@ def paraphrased(items: Iterable[Conversation], by: Paraphrase, seed: int, added:
             continue
         at = next(i for i, m in enumerate(item.messages) if m.role == "user")
         asked = item.messages[at]
-        frames = by.frames or (_CHINESE if _HAN.search(asked.content) else _ENGLISH)
+        frames = by.frames or (_CHINESE if HAN.search(asked.content) else _ENGLISH)
         for which in rng.permutation(len(frames))[: by.copies].tolist():
             said = replace(asked, content=frames[which].replace("{question}", asked.content))
             added.added += 1

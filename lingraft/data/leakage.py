@@ -7,7 +7,6 @@ conversation goes as a whole.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypeVar
@@ -18,11 +17,10 @@ import numpy.typing as npt
 from lingraft.data.clean import Told, kept, text_of
 from lingraft.data.conversations import Conversation
 from lingraft.data.text import Document
+from lingraft.data.units import UNIT
 
 Item = TypeVar("Item", Document, Conversation)
 Hashes = npt.NDArray[np.uint64]
-_HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = re.compile(f"[{_HAN}]|[^\\W_{_HAN}]+")
 _PRIME = 0x9E3779B97F4A7C15
 
 
@@ -72,7 +70,7 @@ def _without_lines(text: str, spans: list[tuple[int, int]]) -> str:
 
 
 def _units(text: str) -> tuple[list[str], list[tuple[int, int]]]:
-    found = list(_UNIT.finditer(text))
+    found = list(UNIT.finditer(text))
     return [m[0].lower() for m in found], [m.span() for m in found]
 
 

@@ -6,15 +6,13 @@ own chat template where it has one. Every model is drawn from with the same sett
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
+from lingraft.data.units import HAN, UNIT
+
 MAX_NEW_TOKENS = 96
 SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
-# One unit is a Han character or a run of other letters and digits: the same for every tokenizer.
-UNIT = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]|[^\W_]+?(?=[\u3400-\u9fff]|\b|_)")
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
 def generate(

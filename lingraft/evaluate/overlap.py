@@ -12,8 +12,8 @@ from typing import Any
 
 from blake3 import blake3
 
+from lingraft.data.units import UNIT
 from lingraft.evaluate.cache import remembered
-from lingraft.evaluate.generate import UNIT
 from lingraft.evaluate.text import digest
 from lingraft.evaluate.training import files_of, texts_of
 

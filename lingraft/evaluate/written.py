@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lingraft.evaluate.generate import UNIT, generate
+from lingraft.data.units import UNIT
+from lingraft.evaluate.generate import generate
 from lingraft.evaluate.longbench import Published, published
 from lingraft.evaluate.outcomes import Result, mean
 from lingraft.problems import refuse

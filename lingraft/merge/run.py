@@ -7,7 +7,6 @@ the latest, and nothing is left behind.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ from lingraft.merge.receipt import FILE, Cost, Pace, manifest
 from lingraft.output import check_free, output_directory, require_space, write_json
 from lingraft.problems import Findings, refuse
 from lingraft.progress import Advance, track
+from lingraft.sizes import parse_size
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import Listing, fingerprint, listing
 from lingraft.weights.formats import open_checkpoint
@@ -34,7 +34,6 @@ from lingraft.weights.stream import single_threaded
 from lingraft.weights.tensors import Checkpoint, header
 
 DTYPES = {"keep": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def merge(
@@ -57,7 +56,7 @@ def merge(
     of `decide`, and `no-space`, `output-exists`, `non-finite` for a value that the dtype cannot hold.
     """
     started = time.monotonic()
-    cast, size, place = dtype_named(dtype), parse_size(shard_size), _place(to)
+    cast, size, place = dtype_named(dtype), _shard_size(shard_size), _place(to)
     check_free(out, overwrite)
     checkpoint = open_base(base)
     read = [read_adapter(path, findings) for path in adapters]
@@ -134,12 +133,12 @@ def dtype_named(name: str) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def parse_size(text: str) -> int:
-    """Return a size such as 5GB, 500MB or 2GiB in bytes. Error: `recipe-invalid`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?I?B|)\s*", text.upper())
-    if not found or found[2] not in UNITS or float(found[1]) * UNITS[found[2]] < 1:
+def _shard_size(text: str) -> int:
+    """Return a shard's size in bytes. Error: `recipe-invalid`."""
+    try:
+        return parse_size(text)
+    except ValueError:
         refuse("recipe-invalid", f"shard size {text!r} is no size", "write it as 5GB, 500MB or 2GiB")
-    return int(float(found[1]) * UNITS[found[2]])
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from typing import Any
 import psutil
 import torch
 
+from lingraft.sizes import parse_size
+
 GB = 10**9
 PEAK_SHARE = 0.4  # of a card's published products a training step reaches
 BANDWIDTH_SHARE = 0.7  # of its published memory bandwidth
@@ -81,16 +83,7 @@ def find(name: str | None, memory: str | None, dtype: torch.dtype | None = None)
             found = replace(found, memory=int(torch.cuda.mem_get_info()[0]))
     else:
         found = this_cpu(dtype)
-    return found if memory is None else replace(found, memory=parse_memory(memory))
-
-
-def parse_memory(text: str) -> int:
-    """Return bytes: 24GB is 24·10⁹, 24GiB is 24·2³⁰, a bare number is GB. Raises ValueError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if not match or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no amount of memory: write 24GB")
-    power = " KMGT".index(match[2].upper() or "G")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    return found if memory is None else replace(found, memory=parse_size(memory, bare="G"))
 
 
 def this_cpu(dtype: torch.dtype | None = None) -> Hardware:

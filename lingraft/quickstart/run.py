@@ -19,7 +19,7 @@ def quickstart(minutes: float, base: str | None, out: Path, findings: Findings,
                command: Sequence[str] = ()) -> dict[str, Any]:  # fmt: skip
     """Run the shipped recipe on ``base`` (or the embedded default) into ``out`` and return the contract's answer."""
     from lingraft.pipeline import run
-    from lingraft.recipe import load
+    from lingraft.recipe_file import load
 
     training = max(0.3 * minutes, minutes - OVERHEAD_MINUTES)
     overrides = [f"out={out}", f"pretrain.minutes={training * PRETRAIN_SHARE:.3f}",

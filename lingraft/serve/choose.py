@@ -6,7 +6,6 @@ transformers. vLLM is taken where it is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from lingraft.progress import say
 from lingraft.serve.engine import Engine, EngineName, Options
 from lingraft.serve.suits import check
 from lingraft.weights.gguf_header import is_gguf
+from lingraft.weights.json_file import json_or_nothing
 
 
 def open_engine(options: Options, engine: EngineName, findings: Findings) -> Engine:
@@ -148,9 +148,4 @@ def _same_vocabulary(model: Path, draft: Path) -> None:
 
 def generation_config(base: Path) -> dict[str, Any]:
     """Return the fields of a model's generation_config.json; nothing where there is none."""
-    path = base / "generation_config.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return told if isinstance(told, dict) else {}
+    return json_or_nothing(base / "generation_config.json")

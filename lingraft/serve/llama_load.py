@@ -37,6 +37,7 @@ def parameters(load: Load, folder: Path) -> Any:
     params.model.path = str(load.gguf)
     params.hostnames = [str(folder / "s.sock") if hasattr(socket, "AF_UNIX") else "127.0.0.1"]
     params.port, params.api_keys, params.ui, params.verbosity = 0, [secrets.token_hex(32)], False, -1
+    params.endpoint_metrics = True  # asked once, at the start
     params.cache_ram_mib = 0  # a store of old prompts that grows up to 8 GB; a slot's own prompt is reused all the same
     slots = 1 if load.embedding else options.concurrency
     params.n_parallel, params.n_ctx = slots, load.context * slots

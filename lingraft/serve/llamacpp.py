@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,7 @@ class _Loaded:
         try:
             with _own_signals():
                 self.server = xllamacpp.Server(params)
+                self.server.handle_metrics()  # its loop runs now: told to end before it began, it would wait for ever
         except RuntimeError as error:
             shutil.rmtree(self.folder, ignore_errors=True)
             refuse("config-mismatch", f"llama.cpp cannot load {load.gguf}: {error}",
@@ -160,9 +161,7 @@ class _Loaded:
             raise BadRequest(str(error), "input") from None
 
     def close(self) -> None:
-        """Stop it, once its loop is known to run: told to end before it began, llama.cpp waits for itself for ever."""
-        with suppress(ValueError, RuntimeError, TypeError):
-            self.server.handle_completions(b'{"prompt": "a", "n_predict": 1}', lambda _: True)
+        """Stop it."""
         del self.server
         shutil.rmtree(self.folder, ignore_errors=True)
 

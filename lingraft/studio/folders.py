@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingraft.problems import Refusal
+from lingraft.weights.json_file import json_or_nothing
 
 State = Literal["running", "finished", "stopped"]
 STAGES = ("vocab", "pretrain", "sft", "prefer", "classify", "merge", "verify", "evaluate", "export", "report")
@@ -86,7 +87,7 @@ def is_run(folder: Path) -> bool:
 
 def look(folder: Path) -> RunFolder:
     """Read a run's state; files that are missing or broken leave their part empty."""
-    state = _json(folder / "manifest.json")
+    state = json_or_nothing(folder / "manifest.json")
     known = state.get("stages")
     entries: Mapping[str, Any] = known if isinstance(known, dict) else {}
     running = time.time() - _mtime(folder / "work" / "seconds") < ALIVE
@@ -128,13 +129,6 @@ def read_log(file: Path) -> tuple[Mapping[str, Any], ...]:
             rows.append(row)
     return tuple(rows)
 
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _seconds(folder: Path, state: Mapping[str, Any]) -> float:

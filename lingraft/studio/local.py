@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lingraft.problems import refuse
 from lingraft.studio.folders import RunFolder
+from lingraft.weights.json_file import json_or_nothing
 
 
 def local(name: str) -> Path:
@@ -34,17 +32,9 @@ def locals_in(text: str) -> list[Path]:
 def start_of(run: RunFolder) -> str:
     """Return what a run began with, before its vocabulary grew: as a receipt of one of its stages names it."""
     for name in ("vocab", "pretrain", "sft", "prefer", "classify"):
-        told = _json(run.path / name / "manifest.json")
+        told = json_or_nothing(run.path / name / "manifest.json")
         base = told.get("base")
         found = base.get("path") if isinstance(base, dict) else (told.get("recipe") or {}).get("base")
         if isinstance(found, str) and found:
             return found
     return ""
-
-
-def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from lingraft.data.contradictions import contradictions
 from lingraft.data.describe import histogram, padding_of
 from lingraft.data.eda import edas, varied
 from lingraft.data.labelled import Labelled, cleaned, labelled
@@ -17,7 +18,6 @@ from lingraft.models import load_tokenizer
 from lingraft.problems import refuse
 from lingraft.recipe import Classify, resolve
 from lingraft.train.classified import Texts, balanced, task_of
-from lingraft.train.contradictions import contradictions
 from lingraft.train.loop import train
 from lingraft.train.sources import refuse_unoffered, split
 from lingraft.train.stage import Examples, Stage

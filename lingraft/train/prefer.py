@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from lingraft.data.contradictions import contradictions
 from lingraft.data.conversations import Conversation, conversations
 from lingraft.data.preferences import Preference, preferences
 from lingraft.data.templates import resolve as resolve_template
@@ -25,7 +26,6 @@ from lingraft.problems import refuse
 from lingraft.recipe import Prefer
 from lingraft.recipe import resolve as resolve_path
 from lingraft.train.checkpoints import Atomic
-from lingraft.train.contradictions import contradictions
 from lingraft.train.language import load_causal
 from lingraft.train.loop import train
 from lingraft.train.rewards import functions

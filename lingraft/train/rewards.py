@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from lingraft.data.units import HAN
 from lingraft.problems import refuse
 
 Score = Callable[[str, str], float]
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
-_HAN = re.compile(r"[㐀-䶿一-鿿豈-﫿]")
 _WORD = re.compile(r"[^\W\d_]")
 _SHORT = 200  # characters up to which an answer counts as short
 
@@ -34,7 +34,7 @@ def number(answer: str, reference: str) -> float:
 def han(answer: str, _reference: str) -> float:
     """Return the share of Han characters among the letters: it rewards answering in Chinese."""
     letters = len(_WORD.findall(answer))
-    return len(_HAN.findall(answer)) / letters if letters else 0.0
+    return len(HAN.findall(answer)) / letters if letters else 0.0
 
 
 def short(answer: str, _reference: str) -> float:

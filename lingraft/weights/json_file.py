@@ -22,3 +22,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         refuse("corrupt-file", f"{path} holds {type(value).__name__}, not an object", "restore the file", path)
     return value
+
+
+def json_or_nothing(path: Path) -> dict[str, Any]:
+    """Read a JSON object that may be absent or damaged without harm: a receipt, a log, a setting; then it is empty."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

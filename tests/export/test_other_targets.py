@@ -94,7 +94,8 @@ def test_a_library_that_is_missing_is_named_with_its_command(tiny_llama: Path, t
 
 
 def test_a_recipe_refuses_a_wrong_type_before_anything_is_trained() -> None:
-    from lingraft.recipe import check_keys, parse
+    from lingraft.recipe import parse
+    from lingraft.recipe_keys import check_keys
 
     recipe = parse({"name": "x", "base": "b", "out": "o", "export": [{"to": "gguf", "type": "Q9"}]})
     with pytest.raises(Refusal, match=r"export\.0.*Q9"):

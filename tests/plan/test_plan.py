@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from lingraft.plan.hardware import find, parse_memory
+from lingraft.plan.hardware import find
 from lingraft.plan.memory import Model, look, weigh
 from lingraft.plan.run import plan
 from lingraft.plan.show import table
@@ -17,6 +17,7 @@ from lingraft.plan.skeleton import build, read_config
 from lingraft.plan.step import Work, nf4_bytes
 from lingraft.plan.strategies import NAMED
 from lingraft.problems import Refusal
+from lingraft.sizes import parse_size
 
 NAMES = ["full", "freeze", "lora", "qlora", "lora+embed", "qlora+embed"]
 
@@ -149,7 +150,7 @@ def test_a_config_without_its_kind_is_a_config_mismatch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("24GB", 24e9), ("24", 24e9), ("16GiB", 16 * 2**30), ("800 MB", 8e8)])
 def test_memory_is_read_in_powers_of_ten(text: str, size: float) -> None:
-    assert parse_memory(text) == size
+    assert parse_size(text, bare="G") == size
 
 
 def test_an_unknown_card_is_a_wrong_usage_that_lists_the_known() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,16 @@ def test_a_gguf_alone_is_cut_by_llama_cpp_and_refuses_what_is_too_long(talker: P
     with pytest.raises(BadRequest):
         engine.embed(["sea " * 400])
     engine.close()
+
+
+def test_llama_cpp_closed_at_once_is_closed(talker: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    code = ("import sys; from lingraft.problems import Findings; "
+            "from lingraft.serve.choose import open_engine, options_for\n"
+            "options = options_for(sys.argv[1], threads=1)\n"
+            "for _ in range(20): open_engine(options, 'llamacpp', Findings()).close()\n"
+            "left_open = open_engine(options, 'llamacpp', Findings())")  # fmt: skip
+    subprocess.run([sys.executable, "-c", code, str(talker)], check=True, timeout=120)  # it hangs, or it is well
 
 
 @pytest.mark.parametrize("kind", ["llamacpp", "transformers"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lingraft.pipeline import run
 from lingraft.problems import Findings, Refusal, refuse
-from lingraft.recipe import load
+from lingraft.recipe_file import load
 from lingraft.train.distributed import launch
 from lingraft.train.watch import Watch
 

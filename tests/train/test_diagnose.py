@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lingraft.train.contradictions import contradictions
+from lingraft.data.contradictions import contradictions
 from lingraft.train.diagnose import diagnose
 
 Curve = Callable[[int], float]

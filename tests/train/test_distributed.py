@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM
 
 from lingraft.pipeline import run
 from lingraft.problems import Findings, Refusal
-from lingraft.recipe import Distributed, load, parse
+from lingraft.recipe import Distributed, parse
+from lingraft.recipe_file import load
 from lingraft.train.distributed.even import Even, Order
 from lingraft.weights.inspect import inspect
 

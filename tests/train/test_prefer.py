@@ -65,7 +65,8 @@ def test_rewards_score_what_they_say() -> None:
 
 
 def test_trls_own_settings_are_known_and_misspelt_ones_refused() -> None:
-    from lingraft.recipe import Recipe, check_keys
+    from lingraft.recipe import Recipe
+    from lingraft.recipe_keys import check_keys
 
     def recipe(key: str) -> Recipe:
         return Recipe.model_validate({"name": "x", "base": "b", "out": "o", "prefer": {

@@ -13,7 +13,8 @@ from test_techniques import _train
 
 from lingraft.models import load_tokenizer
 from lingraft.problems import Refusal
-from lingraft.recipe import Recipe, check_keys
+from lingraft.recipe import Recipe
+from lingraft.recipe_keys import check_keys
 from lingraft.train import loop, pretrain
 from lingraft.train.watch import read_log
 
