@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from lingraft.progress import track
 from lingraft.weights import adapter as adapters
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint, is_buffer
+from lingraft.weights.stream import WORKERS
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 
 Method = Literal["linear", "ties", "dare"]
@@ -190,17 +192,16 @@ def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like
     once = threading.Lock()  # blocks are read by several threads
 
     def read(start: int, stop: int | None) -> Tensor:
-        below = None if base is None else base.read(start, stop).float()
-        blocks = [entry.read(start, stop).float() for entry in some]
-        if below is None or plan.method == "linear":
-            mean = torch.zeros_like(blocks[0])
-            for block, weight in zip(blocks, plan.weights, strict=True):
-                mean.add_(block, alpha=weight)
+        if base is None or plan.method == "linear":
+            mean = some[0].read(start, stop).float() * plan.weights[0]
+            for entry, weight in zip(some[1:], plan.weights[1:], strict=True):
+                mean.add_(entry.read(start, stop).float(), alpha=weight)
         else:
             with once:
-                if plan.method == "ties" and not limits and base is not None:
-                    limits.extend([ties.threshold(_delta(entry, base), plan.density) for entry in some])
-            mean = below + _combined(name, [block - below for block in blocks], plan, limits, like.shape, start)
+                if plan.method == "ties" and not limits:
+                    limits.extend(_limits(some, base, plan.density))
+            deltas = [_delta(entry, base).read(start, stop) for entry in some]
+            mean = _combined(name, deltas, plan, limits, like.shape, start).add_(base.read(start, stop).float())
         rounded = mean.to(like.dtype)
         if not bool(torch.isfinite(rounded).all()):
             refuse("non-finite", f"{name} holds NaN or Inf after averaging", "take other models", tensor=name)
@@ -221,5 +222,11 @@ def _combined(name: str, deltas: Sequence[Tensor], plan: Plan, limits: Sequence[
     return total
 
 
+def _limits(some: Sequence[Entry], base: Entry, density: float) -> list[float]:
+    """Return the threshold of every model's difference; each takes a thread, for the other blocks wait meanwhile."""
+    with ThreadPoolExecutor(WORKERS) as threads:
+        return list(threads.map(lambda entry: ties.threshold(_delta(entry, base), density), some))
+
+
 def _delta(entry: Entry, base: Entry) -> Entry:
-    return Entry(torch.float32, entry.shape, lambda a, b: entry.read(a, b).float() - base.read(a, b).float())
+    return Entry(torch.float32, entry.shape, lambda a, b: (entry.read(a, b).float() - base.read(a, b)).float())

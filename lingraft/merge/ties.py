@@ -9,51 +9,60 @@ authors' code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
 
+import numpy as np
 import torch
+from torch.nn.functional import hardshrink
 
 from lingraft.weights.tensors import Entry, Tensor, row_blocks
 
-BLOCK = 32 << 20
+BLOCK = 4 << 20  # bytes
 HALF = 16
+
+Halves = np.ndarray[Any, np.dtype[np.uint16]]
 
 
 def threshold(entry: Entry, density: float, block: int = BLOCK) -> float:
     """Return the magnitude of the k-th largest value of a tensor, k = density × its size (at least one)."""
-    size = 1
-    for dim in entry.shape:
-        size *= dim
+    size = prod(entry.shape)
     rank = max(int(density * size), 1)
     if rank >= size:
         return 0.0
-    upper = _count(entry, block, lambda bits: bits >> HALF)
-    high, above = _kth(upper, rank)
-    lower = _count(entry, block, lambda bits: bits[(bits >> HALF) == high] & ((1 << HALF) - 1))
-    low, _ = _kth(lower, rank - above)
-    return float(torch.tensor((high << HALF) | low, dtype=torch.int32).view(torch.float32))
+    high, above = _kth(_count(entry, block, lambda halves: halves[:, 1]), rank)
+    low, _ = _kth(_count(entry, block, lambda halves: halves[halves[:, 1] == high, 0]), rank - above)
+    return float(np.uint32((high << HALF) | low).view(np.float32))
 
 
-def _count(entry: Entry, block: int, part: object) -> Tensor:
-    counts = torch.zeros(1 << HALF, dtype=torch.int64)
+def _count(entry: Entry, block: int, part: Callable[[Halves], Halves]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Count a half of the bits of every magnitude; ``part`` is given (lower, upper) halves in rows."""
+    counts = np.zeros(1 << HALF, dtype=np.int64)
     for start, stop in row_blocks(entry.shape, 4, block):
-        bits = entry.read(start, stop).float().abs().contiguous().view(torch.int32).reshape(-1)
-        counts += torch.bincount(part(bits).long(), minlength=1 << HALF)  # type: ignore[operator]
+        bits = entry.read(start, stop).float().abs().contiguous().numpy().astype("<f4", copy=False)
+        counts += np.bincount(part(bits.reshape(-1).view("<u2").reshape(-1, 2)), minlength=1 << HALF)
     return counts
 
 
-def _kth(counts: Tensor, rank: int) -> tuple[int, int]:
+def _kth(counts: np.ndarray[Any, np.dtype[np.int64]], rank: int) -> tuple[int, int]:
     """Return the bin that holds the rank-th largest value, and how many values lie in higher bins."""
-    from_above = counts.flip(0).cumsum(0)
-    place = int(torch.argmax((from_above >= rank).int()))
-    return len(counts) - 1 - place, int(from_above[place] - counts[len(counts) - 1 - place])
+    from_above = counts[::-1].cumsum()
+    place = int(np.searchsorted(from_above, rank))
+    number = len(counts) - 1 - place
+    return number, int(from_above[place] - counts[number])
 
 
 def combine(deltas: Sequence[Tensor], weights: Sequence[float], thresholds: Sequence[float]) -> Tensor:
     """Return the merged difference of one block of rows (float32)."""
-    weighted = torch.stack([torch.where(d.abs() >= least, d, 0) * w
-                            for d, w, least in zip(deltas, weights, thresholds, strict=True)])  # fmt: skip
-    sign = torch.sign(weighted.sum(0))
-    agrees = (torch.sign(weighted) == sign) & (weighted != 0)
-    share = (agrees * torch.tensor(list(weights)).view(-1, *[1] * sign.ndim)).sum(0)
-    return (weighted * agrees).sum(0) / torch.where(share == 0, 1.0, share)
+    weighted: list[Tensor] = []
+    for delta, weight, least in zip(deltas, weights, thresholds, strict=True):
+        below = float(np.nextafter(np.float32(least), np.float32(0)))  # hardshrink keeps what lies above its limit
+        weighted.append(hardshrink(delta, below).mul_(weight))
+    sign = sum(weighted[1:], start=weighted[0]).sign()
+    total, share = torch.zeros_like(sign), torch.zeros_like(sign)
+    for delta, weight in zip(weighted, weights, strict=True):
+        along = delta.mul_(sign)
+        share.add_(along > 0, alpha=weight)
+        total.add_(along.clamp_(min=0))
+    return total.mul_(sign).div_(share.masked_fill_(share == 0, 1))
