@@ -226,19 +226,35 @@ def require_causal(path: Path) -> None:
 
 
 def fastest_dtype() -> torch.dtype:
-    """Return float32 or bfloat16, whichever this machine multiplies faster, by measuring once a process.
+    """Return float32 or bfloat16, whichever this machine multiplies faster.
 
-    On a CPU without AMX or AVX-512-BF16 a bf16 product runs about a hundred times slower than fp32, whatever
-    config.json says. LINGRAFT_DTYPE overrides.
+    On a CPU without instructions of its own for it, a bf16 product runs about a hundred times slower than fp32,
+    whatever config.json says. LINGRAFT_DTYPE overrides.
     """
     import torch
+
+    from lingraft import accelerator
 
     named = os.environ.get("LINGRAFT_DTYPE")
     if named in ("float32", "bfloat16", "float16"):
         return getattr(torch, named)  # type: ignore[no-any-return]
-    if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if _seconds(torch.bfloat16) * 1.2 < _seconds(torch.float32) else torch.float32
+    device = accelerator.kind()
+    if device != "cpu":
+        return accelerator.fast_dtype(device)
+    return torch.bfloat16 if _multiplies_bf16() else torch.float32
+
+
+def _multiplies_bf16() -> bool:
+    """Tell whether the CPU multiplies bf16 faster than fp32: x86 says so itself, any other is timed.
+
+    What a CPU says does not change with what else runs on it, so a resumed training finds the same answer.
+    """
+    import torch
+
+    able = torch.cpu.get_capabilities()
+    if able.get("architecture") == "x86_64":
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return _seconds(torch.bfloat16) * 1.2 < _seconds(torch.float32)
 
 
 def _seconds(dtype: torch.dtype) -> float:
@@ -249,7 +265,7 @@ def _seconds(dtype: torch.dtype) -> float:
     a, b = torch.ones(128, 576, dtype=dtype), torch.ones(576, 576, dtype=dtype)
     torch.matmul(a, b)
     best = float("inf")
-    for _ in range(3):
+    for _ in range(10):
         started = time.perf_counter()
         torch.matmul(a, b)
         best = min(best, time.perf_counter() - started)

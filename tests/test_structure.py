@@ -10,7 +10,7 @@ import lingraft
 ROOT = Path(lingraft.__file__).parent
 ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
          "export", "quickstart", "language", "studio")  # fmt: skip
-FOUNDATION = {"problems", "output", "progress", "sizes", "language"}
+FOUNDATION = {"problems", "output", "cache", "accelerator", "progress", "sizes", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
     "weights": set(),

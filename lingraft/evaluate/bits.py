@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lingraft import accelerator
 from lingraft.evaluate.head import scorer
 from lingraft.evaluate.windows import LONGEST, Window, batches, cut
 
@@ -161,8 +162,9 @@ def batch_bound(model: Any, window: int) -> int:
 
 def free_bytes(model: Any) -> int:
     """Return the free memory of the model's device in bytes."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(model.device)[0])
+    there = accelerator.free_memory(model.device)
+    if there is not None:
+        return there
     import psutil
 
     free: int = psutil.virtual_memory().available

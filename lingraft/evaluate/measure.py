@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from lingraft import models
+from lingraft import accelerator, models
 from lingraft.evaluate import bits, text
 from lingraft.evaluate.cache import remembered
 from lingraft.evaluate.subjects import Subject, open_subject
@@ -75,7 +75,7 @@ def _score(opened: Opened, documents: Sequence[str], label: str) -> dict[str, An
 
 def _choose(subject: Subject, fast: torch.dtype, probe: str) -> tuple[Any, Any]:
     """Load in float32, compare the fast type with it on the probe, and keep the fast one where it agrees."""
-    if fast == torch.float32 or torch.cuda.is_available():
+    if fast == torch.float32 or accelerator.kind() != "cpu":
         return open_subject(subject, fast)
     model, tokenizer = open_subject(subject, torch.float32)
     exact = _of_probe(model, tokenizer, probe)

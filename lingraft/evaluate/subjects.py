@@ -65,17 +65,24 @@ def subjects(names: Sequence[str], base: str | None = None, adapters: Sequence[s
 
 
 def open_subject(subject: Subject, dtype: Any = None) -> tuple[Any, Any]:
-    """Load model and tokenizer in eval mode; ``dtype`` None takes the fastest of this machine."""
+    """Load model and tokenizer in eval mode, on the accelerator if any, with what adapters changed of the config.
+
+    ``dtype`` None takes the fastest of this machine.
+    """
+    from lingraft import accelerator
+
     if subject.gguf is not None:
         model, tokenizer = _open_gguf(subject.gguf, dtype or models.fastest_dtype())
     else:
-        model, tokenizer = models.load_base(subject.stack.base, dtype), None
+        base, changed = subject.stack.base, models.config_changes(subject.stack.adapters)
+        more = {"config": models.config_for(base, changed)} if changed else {}
+        model, tokenizer = models.load_base(base, dtype, **more), None
     for adapter in subject.stack.adapters:
         model = models.attach(model, adapter)
     home = next((a for a in reversed(subject.stack.adapters) if models.has_tokenizer(a)), None)
     if home is not None or tokenizer is None:
         tokenizer = models.load_tokenizer(home or subject.stack.base)
-    return model.eval(), tokenizer
+    return model.eval().to(accelerator.kind()), tokenizer
 
 
 def _stack(name: str, base: str | None) -> models.Stack:

@@ -13,6 +13,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from lingraft.merge import adalora
 from lingraft.merge.lineage import Lineage, home, open_adapter, read_lineage
 from lingraft.merge.names import Part, parse
 from lingraft.problems import Findings
@@ -72,6 +73,8 @@ def read_adapter(path: Path, findings: Findings) -> Adapter:
     folder = home(path)
     config = read_json(folder / CONFIG)
     weights = open_adapter(folder)
+    if config.get("peft_type") == adalora.KIND:
+        config, weights = adalora.as_lora(config, weights)
     parts, strange = _parse_all(weights)
     adapter = Adapter(folder, config, weights, tuple(parts), read_lineage(folder))
     if _supported(adapter, findings):
@@ -92,7 +95,7 @@ def _supported(adapter: Adapter, findings: Findings) -> bool:
         live = "use it live: `lingraft chat ADAPTER`" if adapter.kind == "BOTTLENECK" else (
             "serve it beside its base with peft")  # fmt: skip
         findings.problem("unsupported-adapter", f"{adapter.path} is a {adapter.kind} adapter, which is not merged here",
-                         f"{live}; LoRA, DoRA, IA3 and trainable tokens can be merged",
+                         f"{live}; LoRA, DoRA, AdaLoRA, IA3 and trainable tokens can be merged",
                          adapter.path / CONFIG)  # fmt: skip
         return False
     names = [name for name in UNSUPPORTED if adapter.config.get(name)]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from lingraft import accelerator
 from lingraft.problems import refuse
 from lingraft.train.distributed import group
 from lingraft.train.stage import Examples, Stage
@@ -50,16 +51,17 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
         defaults |= examples.task.defaults
     arguments = {**defaults, **given}
     if chosen.get("fp16"):  # accelerate scales the loss then; float16 loses small gradients without
-        if not torch.cuda.is_available():
+        if not accelerator.scales_losses(accelerator.kind()):
             refuse("recipe-invalid", f"{stage.name}.trainer.fp16: half precision of this kind needs a GPU",
                    "remove the key, or use bf16: true")  # fmt: skip
         arguments["fp16"] = True
     if arguments.get("load_best_model_at_end"):
         arguments |= {"save_strategy": arguments["eval_strategy"], "save_steps": arguments.get("eval_steps", 500)}
+    device = accelerator.kind()
     fixed = {
         "output_dir": str(stage.work / "checkpoints"), "seed": stage.seed, "remove_unused_columns": False,
-        "label_names": ["labels"], "disable_tqdm": True, "use_cpu": not torch.cuda.is_available(),
-        "dataloader_pin_memory": torch.cuda.is_available(), "logging_nan_inf_filter": False,
+        "label_names": ["labels"], "disable_tqdm": True, "use_cpu": device == "cpu",
+        "dataloader_pin_memory": accelerator.pins_memory(device), "logging_nan_inf_filter": False,
         "label_smoothing_factor": 0.0,  # the loss is ours, and so is its smoothing
     }  # fmt: skip
     return {**arguments, **fixed}

@@ -38,7 +38,7 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
            scaling: float | None = None, dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
     """Attend within each text of a packed row.
 
-    query [1, heads, tokens, width], key and value [1, kv heads, tokens, width] → [1, tokens, heads, width]; the
+    query [1, heads, tokens, width], key and value [1, kv heads, tokens, width] → [1, tokens, heads, value's width]; the
     texts' bounds come from ``position_ids`` [1, tokens]. Raises NotImplementedError for what is not causal softmax
     attention, so that the caller can fall back on transformers' own.
     """
@@ -76,27 +76,27 @@ class Strips(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        kv, n, width = key.shape
-        grouped = query.reshape(kv, -1, n, width)
+        kv, n, _ = key.shape
+        grouped = query.reshape(kv, -1, n, key.shape[2])
         key, value = key.contiguous(), value.contiguous()
-        out = torch.empty_like(grouped)
+        out = grouped.new_empty(*grouped.shape[:3], value.shape[2])  # values may be narrower: DeepSeek's
         kept = []
         for a, b in _strips(n):
             scores = torch.matmul(grouped[:, :, a:b].flatten(1, 2), key[:, :b].transpose(1, 2)).mul_(scale)
             scores = scores.view(kv, -1, b - a, b)
             scores[..., a:].add_(_above(b - a, scores))
             probabilities = torch.softmax(scores, -1)
-            out[:, :, a:b] = torch.matmul(probabilities.flatten(1, 2), value[:, :b]).view(kv, -1, b - a, width)
+            out[:, :, a:b] = torch.matmul(probabilities.flatten(1, 2), value[:, :b]).view(kv, -1, b - a, value.shape[2])
             kept.append(probabilities)
         ctx.save_for_backward(grouped, key, value, *kept)
         ctx.scale = scale
-        return out.view(query.shape)
+        return out.view(*query.shape[:2], value.shape[2])
 
     @staticmethod
     def backward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         grouped, key, value, *kept = ctx.saved_tensors
         kv, n, _ = key.shape
-        given = given.reshape(grouped.shape)
+        given = given.reshape(*grouped.shape[:3], value.shape[2])
         d_query, d_key, d_value = torch.empty_like(grouped), torch.zeros_like(key), torch.zeros_like(value)
         for (a, b), probabilities in zip(_strips(n), kept, strict=True):
             strip, flat = given[:, :, a:b].flatten(1, 2), probabilities.flatten(1, 2)

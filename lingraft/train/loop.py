@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, set_seed
 
+from lingraft import accelerator
 from lingraft.models import fastest_dtype
 from lingraft.output import output_directory
 from lingraft.progress import track
@@ -109,6 +110,8 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
     dtype = getattr(torch, known.dtype) if known else arguments_of.type_of(tuning.arguments) or fastest_dtype()
     dtype = group.tell(dtype)
     to_compute_type(assembled.model, dtype, exactly=stage.block.leaves == "model")
+    if spread is None or not strategy.gathers_by_module(spread):
+        assembled.model.to(accelerator.kind())  # the Trainer would, but only after steps are measured
     model = wrap(assembled, task, dtype, arguments_of.smoothing_of(tuning.arguments), spread)
     chosen = arguments_of.build(stage, tuning.arguments, examples)
     per_step = tokens_per_step(chosen, examples)
@@ -190,7 +193,8 @@ def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: A
     micro, steps = chosen["per_device_train_batch_size"], chosen["gradient_accumulation_steps"]
     size = len(examples.train)
     collate = (examples.task or LANGUAGE).collate
-    batches = [collate([examples.train[(n * micro + i) % size] for i in range(micro)]) for n in range(min(steps, 2))]
+    made = [collate([examples.train[(n * micro + i) % size] for i in range(micro)]) for n in range(min(steps, 2))]
+    batches = [{key: value.to(accelerator.kind()) for key, value in batch.items()} for batch in made]
     seconds = pace.seconds_of(lambda: pace.forward_and_backward(model, batches)) * steps / len(batches)
     fit = pace.steps_that_fit(stage.block.minutes, time.monotonic() - started, seconds)
     return pace.Decision(name, min(fit, total_steps(chosen, examples)), round(seconds, 4))

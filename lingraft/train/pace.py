@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lingraft import accelerator
 from lingraft.output import write_json
 
 _RESERVE = 4.0  # seconds kept for the last checkpoint and for writing and reopening the result
@@ -65,6 +66,7 @@ def seconds_of(step: Callable[[], Any]) -> float:
 def _timed(step: Callable[[], Any]) -> float:
     started = time.perf_counter()
     step()
+    accelerator.synchronize(accelerator.kind())
     return time.perf_counter() - started
 
 

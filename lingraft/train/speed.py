@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from lingraft import accelerator
 from lingraft.models import fastest_dtype
 
 _EFFICIENCY = 0.5  # of the products' rate; attention, norms and the optimizer take the rest
@@ -25,13 +26,12 @@ def tokens_per_second(base: Path) -> float:
 
 def operations_per_second(dtype: torch.dtype, rows: int = 512, width: int = 1024) -> float:
     """Measure matrix products of [rows, width] by [width, width]: the best of a few, in operations a second."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = accelerator.kind()
     a, b = torch.ones(rows, width, dtype=dtype, device=device), torch.ones(width, width, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(6):
         started = time.perf_counter()
         torch.mm(a, b)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        accelerator.synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2 * rows * width * width / best

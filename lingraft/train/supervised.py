@@ -2,11 +2,13 @@
 
 Texts stay apart in attention, only supervised positions reach the head, and the loss is the mean over all supervised
 tokens of the step, however they are spread over batches. Whether the short way gives the model's own loss is not
-assumed but tried once, on a few tokens, before training; where it does not, transformers' own way is taken.
+assumed but tried once, on a few tokens, before training; where it does not, transformers' own way is taken, and where
+that mixes packed texts too (ALiBi, states, sinks: Bloom, Mamba, GPT-OSS), each text goes through by itself.
 """
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise
 from typing import Any
 
@@ -32,7 +34,7 @@ class Supervised(nn.Module):
         self.causal = [causal]  # in a list: the same modules must not be registered twice
         active = getattr(model, "active_peft_config", None)
         self.prompted = bool(getattr(active, "is_prompt_learning", False))
-        self.short_head, self.own_attention = (False, False) if self.prompted else choose_ways(self)
+        self.packed, self.short_head, self.own_attention = (False,) * 3 if self.prompted else choose_ways(self)
 
     @property
     def config(self) -> Any:
@@ -54,7 +56,7 @@ class Supervised(nn.Module):
 
     def loss_sum(self, input_ids: Tensor, position_ids: Tensor, where: Tensor, target: Tensor) -> Tensor:
         """Return the summed loss of predicting ``target`` [n] at positions ``where`` [n]."""
-        if self.prompted:
+        if not self.packed:
             return self.loss_text_by_text(input_ids, position_ids, where, target)
         if not self.short_head:
             logits = self.model(
@@ -67,9 +69,10 @@ class Supervised(nn.Module):
         return loss_sum(hidden.to(self.dtype), target, self.head(), self.smoothing)
 
     def loss_text_by_text(self, input_ids: Tensor, position_ids: Tensor, where: Tensor, target: Tensor) -> Tensor:
-        """Return the summed loss with each text run by itself, behind the trained prompt that peft puts there."""
+        """Return the summed loss with each text run by itself, behind the trained prompt where peft puts one there."""
         edges = attention.bounds(position_ids)
-        parts = [self.model(input_ids=input_ids[:, a:b]).logits[0, a - b :] for a, b in pairwise(edges)]
+        more = {} if self.prompted else {"use_cache": False}  # a prefix is laid into the cache
+        parts = [self.model(input_ids=input_ids[:, a:b], **more).logits[0, a - b :] for a, b in pairwise(edges)]
         return functional.cross_entropy(
             torch.cat(parts)[where].float(), target, reduction="sum", label_smoothing=self.smoothing
         )
@@ -104,18 +107,16 @@ class Supervised(nn.Module):
         return 4 * int(inputs["input_ids"].numel()) * sum(p.numel() for p in self.parameters())
 
 
-def choose_ways(model: Supervised) -> tuple[bool, bool]:
-    """Try the short head and our attention on a few tokens; return which of them give the model's own numbers.
+def choose_ways(model: Supervised) -> tuple[bool, bool, bool]:
+    """Try packing, the short head and our attention on a few tokens; return which give the model's own numbers.
 
     A kernel that the recipe chose stays; so does the model's own where ours cannot do what training asks of it
-    (dropout). Error: `config-mismatch` where not even transformers' own attention keeps packed texts apart.
+    (dropout).
     """
-    from lingraft.problems import refuse
-
     causal = model.causal[0]
     training = model.training
     model.eval()
-    own = True
+    packed, own = True, True
     with torch.no_grad():
         chosen = getattr(causal, "lingraft_keeps_attention", False)
         if not chosen:
@@ -124,24 +125,33 @@ def choose_ways(model: Supervised) -> tuple[bool, bool]:
             own = False
             if not chosen:
                 causal.set_attn_implementation("sdpa" if causal._supports_sdpa else "eager")
-            if not _apart(model):
-                refuse("config-mismatch", f"{type(causal).__name__} does not keep packed texts apart",
-                       "choose a decoder whose attention honours position_ids")  # fmt: skip
-        short = _same_loss(model)
+            packed = _apart(model)
+        short = packed and _same_loss(model)
     model.train(training)
-    return short, own
+    return packed, short, own
 
 
 def _apart(model: Supervised) -> bool:
     """Tell whether a text packed behind another has the hidden states that it has alone."""
+    if not _takes_positions(model.causal[0]):
+        return False
     a, b = _tokens(model, 0, 5), _tokens(model, 5, 4)
     try:
         with torch.autocast(a.device.type, model.dtype, enabled=model.dtype != torch.float32):
             both = model.hidden(torch.cat([a, b], 1), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2, 3]], device=a.device))
             alone = model.hidden(b, torch.arange(4, device=a.device)[None])
-    except (NotImplementedError, AttributeError, TypeError, KeyError):
+    except NotImplementedError:  # our attention says what it cannot do
         return False
     return _close(both[:, 5:], alone)
+
+
+def _takes_positions(causal: Any) -> bool:
+    """Tell whether the body below the head can be told where texts begin: models with ALiBi or a state cannot."""
+    body = getattr(causal, causal.base_model_prefix, None)
+    if body is None:
+        return False
+    taken = inspect.signature(body.forward).parameters.values()
+    return any(p.name == "position_ids" or p.kind is p.VAR_KEYWORD for p in taken)
 
 
 def _trains(model: Supervised) -> bool:

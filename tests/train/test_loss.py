@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lingraft.train.head import Head, loss_sum
 from lingraft.train.language import collate
@@ -49,6 +49,38 @@ def test_texts_in_one_row_have_the_hidden_states_they_have_alone(tiny_llama: Pat
     together = model.hidden(batch["input_ids"], batch["position_ids"])[0]
     alone = torch.cat([plain(torch.tensor([t])).last_hidden_state[0] for t in TEXTS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba", "gpt_oss"])
+def test_models_that_would_mix_packed_texts_get_them_one_by_one(kind: str) -> None:
+    """ALiBi counts from the row's beginning, a state runs on, sinks know no blocks: the loss is still each text's."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                                  num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=4,
+                                  n_layer=2, n_head=4, pad_token_id=0)  # fmt: skip
+    plain = AutoModelForCausalLM.from_config(config).float()
+    total = sum(plain(input_ids=torch.tensor([t]), labels=torch.tensor([t])).loss * (len(t) - 1) for t in TEXTS)
+    model = Supervised(plain, torch.float32)
+    assert not model.packed
+    loss = model(**collate([_row(TEXTS)]))["loss"]
+    torch.testing.assert_close(loss, total / sum(len(t) - 1 for t in TEXTS), atol=1e-5, rtol=1e-5)
+    loss.backward()
+
+
+def test_values_narrower_than_keys_are_attended_to() -> None:
+    """DeepSeek's latent attention has them."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    from lingraft.train.attention import attend
+
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 4, 6, n, requires_grad=True) for n in (16, 16, 8))
+    ours, _ = attend(torch.nn.Identity(), q, k, v, None, position_ids=torch.arange(6)[None])
+    theirs = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    slopes = (torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (ours, theirs))
+    for a, b in zip(*slopes, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 def test_loss_and_gradients_are_those_of_peft_over_texts_one_by_one(tuned: Any) -> None:

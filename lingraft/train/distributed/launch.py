@@ -85,15 +85,24 @@ def _join() -> Any:
     from torch.distributed import distributed_c10d as c10d
     from torch.distributed.rendezvous import rendezvous
 
+    from lingraft import accelerator
+
     store, rank, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-    cards = torch.cuda.is_available()
-    if cards:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    device = accelerator.kind()
+    if device != "cpu":
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=c10d.PrefixStore("group", store),
+    dist.init_process_group(backends(device), store=c10d.PrefixStore("group", store),
                             rank=rank, world_size=size, timeout=_PATIENCE)  # fmt: skip
     return c10d.PrefixStore("lingraft", store)
+
+
+def backends(device: str) -> str:
+    """Return what carries words between processes (gloo), and tensors between devices of a kind (NCCL, HCCL, …)."""
+    import torch.distributed as dist
+
+    return "gloo" if device == "cpu" else f"cpu:gloo,{device}:{dist.get_default_backend_for_device(device)}"
 
 
 def _follow(store: Any) -> NoReturn:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lingraft import accelerator
 from lingraft.problems import refuse
 from lingraft.train.distributed import group
 
@@ -26,7 +25,7 @@ def shard(model: Any) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (group.size(),))
+    mesh = init_device_mesh(accelerator.kind(), (group.size(),))
     blocks = _blocks(model)
     if not blocks:
         refuse("recipe-invalid", "distributed.kind: fsdp finds no blocks in this model to shard by",
