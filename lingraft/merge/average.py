@@ -7,10 +7,8 @@ of rows stream through: memory does not grow with the models. Adapters: see `ave
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +27,6 @@ from lingraft.progress import track
 from lingraft.weights import adapter as adapters
 from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint, is_buffer
-from lingraft.weights.stream import WORKERS
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 
 Method = Literal["linear", "ties", "dare"]
@@ -188,8 +185,8 @@ def _check_tokenizers(models: Sequence[Checkpoint], lead: Checkpoint, findings: 
 
 
 def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like: Entry) -> Entry:
-    limits: list[float] = []  # the threshold of every model's difference, found when first needed
-    once = threading.Lock()  # blocks are read by several threads
+    deltas = [] if base is None else [_delta(entry, base) for entry in some]
+    limits = ties.Thresholds(deltas, plan.density)
 
     def read(start: int, stop: int | None) -> Tensor:
         if base is None or plan.method == "linear":
@@ -197,11 +194,12 @@ def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like
             for entry, weight in zip(some[1:], plan.weights[1:], strict=True):
                 mean.add_(entry.read(start, stop).float(), alpha=weight)
         else:
-            with once:
-                if plan.method == "ties" and not limits:
-                    limits.extend(_limits(some, base, plan.density))
-            deltas = [_delta(entry, base).read(start, stop) for entry in some]
-            mean = _combined(name, deltas, plan, limits, like.shape, start).add_(base.read(start, stop).float())
+            blocks = [delta.read(start, stop) for delta in deltas]
+            if plan.method == "ties":
+                mean = ties.combine(blocks, plan.weights, limits.get())
+            else:
+                mean = _thinned(name, blocks, plan, like.shape, start)
+            mean.add_(base.read(start, stop).float())
         rounded = mean.to(like.dtype)
         if not bool(torch.isfinite(rounded).all()):
             refuse("non-finite", f"{name} holds NaN or Inf after averaging", "take other models", tensor=name)
@@ -210,22 +208,14 @@ def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like
     return Entry(like.dtype, like.shape, read)
 
 
-def _combined(name: str, deltas: Sequence[Tensor], plan: Plan, limits: Sequence[float], shape: tuple[int, ...],
-              start: int) -> Tensor:  # fmt: skip
-    if plan.method == "ties":
-        return ties.combine(deltas, plan.weights, limits)
+def _thinned(name: str, deltas: Sequence[Tensor], plan: Plan, shape: tuple[int, ...], start: int) -> Tensor:
+    """Return DARE's merged difference of one block of rows."""
     total = torch.zeros_like(deltas[0])
     for i, (delta, weight) in enumerate(zip(deltas, plan.weights, strict=True)):
         flat = delta if delta.ndim else delta.reshape(1)
         mask = dare.kept(name, i, plan.seed, shape or (1,), start, start + flat.shape[0], plan.density)
         total.add_(dare.thinned(flat, mask, plan.density).reshape(delta.shape), alpha=weight)
     return total
-
-
-def _limits(some: Sequence[Entry], base: Entry, density: float) -> list[float]:
-    """Return the threshold of every model's difference; each takes a thread, for the other blocks wait meanwhile."""
-    with ThreadPoolExecutor(WORKERS) as threads:
-        return list(threads.map(lambda entry: ties.threshold(_delta(entry, base), density), some))
 
 
 def _delta(entry: Entry, base: Entry) -> Entry:

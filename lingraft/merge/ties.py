@@ -9,6 +9,7 @@ authors' code.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -19,10 +20,35 @@ from torch.nn.functional import hardshrink
 
 from lingraft.weights.tensors import Entry, Tensor, row_blocks
 
-BLOCK = 4 << 20  # bytes
+BLOCK = 1 << 20  # bytes: a few of them fit into a cache
 HALF = 16
 
 Halves = np.ndarray[Any, np.dtype[np.uint16]]
+
+
+class Thresholds:
+    """The thresholds of several models' differences in one tensor: found when first asked for, each by one thread.
+
+    Blocks of a tensor are computed by several threads at once. The first to come finds the first model's threshold,
+    the second, meanwhile, the second model's.
+    """
+
+    def __init__(self, deltas: Sequence[Entry], density: float) -> None:
+        self.deltas, self.density = deltas, density
+        self.found: dict[int, float] = {}
+        self.locks = [threading.Lock() for _ in deltas]
+
+    def get(self) -> list[float]:
+        """Return one threshold a model."""
+        for wait in (False, True):
+            for i, delta in enumerate(self.deltas):
+                if i not in self.found and self.locks[i].acquire(blocking=wait):
+                    try:
+                        if i not in self.found:
+                            self.found[i] = threshold(delta, self.density)
+                    finally:
+                        self.locks[i].release()
+        return [self.found[i] for i in range(len(self.deltas))]
 
 
 def threshold(entry: Entry, density: float, block: int = BLOCK) -> float:
