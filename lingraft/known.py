@@ -7,11 +7,11 @@ weights: a run folder's manifest.json says what its own stages found, and `note`
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lingraft.cache import cache
 from lingraft.output import write_json
 from lingraft.problems import Problem
 from lingraft.weights.json_file import json_or_nothing
@@ -86,7 +86,7 @@ def note(what: What, path: Path) -> None:
 
 
 def _note(fingerprint: str) -> Path:
-    return Path(os.environ.get("LINGRAFT_CACHE") or "~/.cache/lingraft").expanduser() / "known" / f"{fingerprint}.json"
+    return cache("known") / f"{fingerprint}.json"
 
 
 def _made(stages: dict[str, Any], path: Path, fingerprint: str | None) -> bool:

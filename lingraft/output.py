@@ -99,13 +99,9 @@ def _sweep(out: Path) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
+    import psutil
+
+    return pid != os.getpid() and bool(psutil.pid_exists(pid))
 
 
 def _explain(error: OSError, out: Path) -> None:

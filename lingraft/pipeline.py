@@ -12,7 +12,6 @@ the one that made it.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import gc
 import json
 import shutil
@@ -23,6 +22,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lingraft.models import Stack
 from lingraft.output import write_json
@@ -257,13 +258,16 @@ def _nothing_left(this: Run) -> Iterator[None]:
 def _locked(out: Path) -> Iterator[None]:
     """Let one process at a time work in a run folder."""
     (out / "work").mkdir(parents=True, exist_ok=True)
-    with (out / "work" / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            refuse("output-exists", f"another lingraft run is working in {out}",
-                   "wait for it, or choose another `out`", out)  # fmt: skip
+    lock = FileLock(out / "work" / "lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        refuse("output-exists", f"another lingraft run is working in {out}",
+               "wait for it, or choose another `out`", out)  # fmt: skip
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: one thread is faster for tiny models, and LAPACK's last bits depend on how many there are.
@@ -12,6 +13,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 from tiny_models import make_llama, make_tokenizer  # noqa: F401 (others take the latter from here)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what lingraft caches in a folder of the tests; commands that a test starts do so, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LINGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,18 +9,16 @@ that no file name and no date can serve stale tokens. The folders used longest a
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
+from filelock import FileLock
 
+from lingraft.cache import cache, prune, touch
 from lingraft.data.files import Source
 from lingraft.data.hub import Hub
 from lingraft.output import output_directory
@@ -30,12 +28,11 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # raise it when what is made of the same data changes
 REPORT = "report.json"
-_LIMIT_GB = 50.0
 
 
 def home() -> Path:
     """Return where tokens are kept."""
-    return Path(os.environ.get("LINGRAFT_CACHE") or "~/.cache/lingraft").expanduser() / "tokens"
+    return cache("tokens")
 
 
 def key_of(depends_on: Any) -> str:
@@ -64,7 +61,7 @@ def remembered(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
     """
     try:
         home().mkdir(parents=True, exist_ok=True)
-        with _alone(home() / f".{key}.lock"):
+        with FileLock(home() / f".{key}.lock"):  # the processes of a distributed run all ask for the same
             return _made(home() / key, make)
     except OSError as error:
         if error.errno not in (None, errno.EACCES, errno.EPERM, errno.EROFS):
@@ -74,29 +71,12 @@ def remembered(key: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
 
 def _made(folder: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:
     if (folder / REPORT).is_file():
-        os.utime(folder / REPORT)
+        touch(folder)
         return folder, True
     with output_directory(folder, overwrite=True) as partial:
         make(partial)
-    _prune(folder)
+    prune(report.parent for report in home().glob(f"*/{REPORT}"))
     return folder, False
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one process at a time work on a key: the processes of a distributed run all ask for the same."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _prune(newest: Path) -> None:
-    limit = float(os.environ.get("LINGRAFT_CACHE_GB") or _LIMIT_GB) * 1e9
-    known = [(report.stat().st_mtime, report.parent) for report in home().glob(f"*/{REPORT}")]
-    for _, folder in sorted(known, reverse=True):
-        limit -= sum(p.stat().st_size for p in folder.iterdir())
-        if limit < 0 and folder != newest:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

@@ -7,13 +7,13 @@ serve a stale one. ~/.cache/lingraft, or LINGRAFT_CACHE.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from lingraft.cache import cache
 from lingraft.output import write_json
 
 SCHEMA = 2  # raise it when a measure changes: older results are then never found
@@ -21,7 +21,7 @@ SCHEMA = 2  # raise it when a measure changes: older results are then never foun
 
 def folder() -> Path:
     """Return where results are kept."""
-    return Path(os.environ.get("LINGRAFT_CACHE") or "~/.cache/lingraft").expanduser() / "evaluate"
+    return cache("evaluate")
 
 
 def remembered(kind: str, depends_on: list[Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -5,8 +5,6 @@ Pages of mapped files count for nothing: the kernel takes them back whenever it 
 
 from __future__ import annotations
 
-import resource
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -15,15 +13,16 @@ STATUS = Path("/proc/self/status")
 
 
 def anonymous() -> int:
-    """Return this process's anonymous memory in bytes; where the system does not say, its largest resident size."""
+    """Return this process's anonymous memory in bytes; where the system does not say, its resident size."""
     try:
         for line in STATUS.read_text(encoding="ascii").splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 class Peak:

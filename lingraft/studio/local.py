@@ -12,7 +12,7 @@ from lingraft.weights.json_file import json_or_nothing
 def local(name: str) -> Path:
     """Return the path of a model that is on this machine. Error: `not-found`."""
     from lingraft import models
-    from lingraft.quickstart.base import cache
+    from lingraft.cache import cache
 
     text = name.strip()
     if not text:

@@ -16,13 +16,14 @@ CHUNK = 8 << 20
 SYNC = 64 << 20  # ordinary writes: the disk is asked to begin after so many bytes (a kernel left alone waits)
 PIECE = 512 << 10  # ordinary writes: larger ones make the kernel look for contiguous memory, at three times the cost
 DIRECT = getattr(os, "O_DIRECT", 0)
+BINARY = getattr(os, "O_BINARY", 0)  # Windows would write CR before every LF otherwise
 
 
 class LargeFile:
     """A new file that is written from its beginning to its end by one thread."""
 
     def __init__(self, path: Path, direct: bool) -> None:
-        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0) | BINARY
         self.direct = direct and DIRECT != 0
         try:
             self.file = os.open(path, flags | (DIRECT if self.direct else 0), 0o644)
