@@ -89,19 +89,19 @@ class Settled:
 
 
 def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mapping[str, Sequence[Update]],
-           wish: Tied, kept_tied: bool, who: str, findings: Findings) -> Settled:  # fmt: skip
+           wish: Tied, who: str, findings: Findings) -> Settled:  # fmt: skip
     """Decide what becomes of a tie after one adapter's updates.
 
     Nothing changed, or both changed alike: still tied. Both changed, differing: untied knowingly. One alone: the live
-    model diverged, so the user chooses (`tied-head-conflict`), unless training kept the tie (``kept_tied``, or rows
-    of the embedding, which peft ties itself).
+    model diverged, so the user chooses (`tied-head-conflict`), unless it is rows of the embedding, which peft ties
+    itself. (Where peft keeps a tie, `ensure_weight_tying`, it saves both ends, alike.)
     """
     if not ends.tied or ends.embedding is None or ends.head is None:
         return Settled(weights, ends, config)
     weights = _settle_bias(weights, ends.head, updates)
     first, last = (_changes(updates.get(name, ())) for name in (ends.embedding, ends.head))
     rows_alone = bool(first) and not last and all(isinstance(u, Rows) for u in first)
-    if _alike(first, last) or rows_alone or (kept_tied and not (first and last)):
+    if _alike(first, last) or rows_alone:
         if wish == "untie" and (first or last):
             return _untied(weights, ends, config, last or first)
         return _one(weights, ends, config, ends.embedding if first or not last else ends.head)

@@ -83,15 +83,14 @@ def take_out(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) ->
                       "it is taken for the residual that training saved", "merge into that residual base only",
                       adapter.path)
         return
-    transposed = bool(adapter.config.get("fan_in_fan_out"))
-    if start not in ("pissa", "olora") or (start == "olora" and transposed):
+    if start not in ("pissa", "olora") or (start == "olora" and any(delta.transposed for delta in deltas.values())):
         findings.problem("unsupported-adapter", f"{adapter.path} began at {start}, which cannot be computed again "
                                                 "from the "
                          "base: the model that was trained is not base + adapter", REMEDY, adapter.path)
         return
     for name, delta in deltas.items():
         kind: Start = "pissa" if start == "pissa" else "olora"
-        made.updates[name].insert(0, Residual(kind, delta.a.shape[0], delta.scale, transposed))
+        made.updates[name].insert(0, Residual(kind, delta.a.shape[0], delta.scale, delta.transposed))
     _moved(adapter, weights, made, next(iter(deltas)), findings)
 
 

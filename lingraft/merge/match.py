@@ -26,7 +26,7 @@ class Renaming:
     def __call__(self, name: str) -> str:
         """Return the name on disk; '' for a body name without the prefix, which then fits nothing."""
         if self.table:
-            return self.table.get(name, "")
+            return self.table.get(name, name if _stands_outside(name) else "")
         if not self.remove:
             return self.add + name
         if name.startswith(self.remove):
@@ -43,11 +43,15 @@ class Renaming:
 
 
 def match(parts: Collection[Part], names: Collection[str], config: Mapping[str, Any],
-          fits: Callable[[Part, Renaming], bool]) -> Renaming | None:  # fmt: skip
-    """Return the one renaming under which every part fits the names on disk, or None."""
-    for rename in _candidates(parts, names, config):
-        if all(fits(part, rename) for part in parts):
-            return rename
+          fits: Callable[[Part, Renaming], bool], is_new: Callable[[Part], bool]) -> Renaming | None:  # fmt: skip
+    """Return the one renaming under which every part fits the names on disk, or None.
+
+    A part that may be new (a head of the adapter's own) counts as new only where no renaming finds it on disk.
+    """
+    for old in (parts, [part for part in parts if not is_new(part)]):
+        for rename in _candidates(parts, names, config):
+            if all(fits(part, rename) for part in old):
+                return rename
     return None
 
 
@@ -67,8 +71,8 @@ def _by_transformers(names: Collection[str], config: Mapping[str, Any]) -> dict[
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping
         from transformers.core_model_loading import WeightRenaming
 
-        rules = [*(get_checkpoint_conversion_mapping(str(config.get("model_type"))) or ()),
-                 *(get_checkpoint_conversion_mapping("legacy") or ())]  # fmt: skip
+        kinds = (*(config.get("architectures") or ()), config.get("model_type"), "legacy")
+        rules = [rule for kind in kinds for rule in get_checkpoint_conversion_mapping(str(kind)) or ()]
     except ImportError:  # an older transformers has no such table
         return {}
     table: dict[str, str] = {}

@@ -147,7 +147,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
         evidence.check_named_base(adapter, weights, made, not model.applied, findings)
     _moved(adapter, weights, made, findings)
     settled = model_ends.settle(apply(weights, made.updates), ends, model.config, made.updates, tied,
-                                bool(adapter.config.get("ensure_weight_tying")), str(adapter.path), findings)
+                                str(adapter.path), findings)
     above, ends = settled.weights, settled.ends
     if base is not None:
         vocabulary.check_rows(adapter, base, weights, above, ends, made, findings)

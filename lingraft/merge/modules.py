@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lingraft.merge.adapter import Adapter
+from lingraft.merge.conv1d import stored_transposed
 from lingraft.merge.ends import Ends
 from lingraft.merge.equal import copy_of, same
 from lingraft.merge.experts import container, fused_leaves, place
@@ -51,6 +52,12 @@ class Module:
     weights: Lazy
     rename: Renaming
     findings: Findings
+    model_type: str = ""
+
+    @property
+    def transposed(self) -> bool:
+        """True where the base stores this module's matrix as (in, out)."""
+        return stored_transposed(self.model_type, self.path, bool(self.adapter.config.get("fan_in_fan_out")))
 
     def get(self, role: str) -> Part | None:
         return next((part for part in self.parts if part.role == role), None)
@@ -74,7 +81,7 @@ def plan_module(module: Module, ends: Ends, made: Plan) -> None:
     _low_rank(module, "lora_A", "lora_B", made)
     _low_rank(module, "embedding_A", "embedding_B", made)
     if bias := module.get("lora_bias"):
-        made.add(module.name("bias"), Add(module.adapter.entry(bias), module.adapter.scale(module.path)), bias)
+        _bias(module, bias, made)
     _ia3(module, made)
 
 
@@ -166,7 +173,7 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
         _half(module, a or b, second if a else first)
         return
     scale, entries = module.adapter.scale(module.path), (module.adapter.entry(a), module.adapter.entry(b))
-    delta = (LowRank(*entries, scale, bool(module.adapter.config.get("fan_in_fan_out"))) if first == "lora_A"
+    delta = (LowRank(*entries, scale, module.transposed) if first == "lora_A"
              else LowRankEmbedding(*entries, scale))  # fmt: skip
     magnitude, name = module.get("magnitude"), module.name()
     if not _fits(module, a, b, delta, made):
@@ -178,6 +185,15 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
     else:
         by_row = isinstance(delta, LowRank) and not delta.transposed
         made.add(name, Dora(delta, module.adapter.entry(magnitude), by_row), a, b, magnitude)
+
+
+def _bias(module: Module, part: Part, made: Plan) -> None:
+    made.used.add(part.key)
+    if module.below("bias") is None:
+        module.problem("unsupported-adapter", f"{part.key} is added to a bias that {module.name()} does not have",
+                       "train without lora_bias, or serve the adapter beside its base", part)  # fmt: skip
+        return
+    made.add(module.name("bias"), Add(module.adapter.entry(part), module.adapter.scale(module.path)), part)
 
 
 def _grown(made: Plan, name: str) -> list[int]:
@@ -211,20 +227,20 @@ def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, m
         return True
     grown = delta.shape[1] == below.shape[1] and delta.shape[0] > rows
     remedy = ("merge into the base whose vocabulary was extended" if grown
-              else "merge into the base that the adapter was trained on; check fan_in_fan_out")
+              else "merge into the base that the adapter was trained on")
     module.problem("vocab-mismatch" if grown else "base-mismatch", f"{a.key} and {b.key} make {list(delta.shape)}; "
                    f"{module.name()} of the base is {[rows, below.shape[1]]}", remedy, a)
     return False
 
 
-def plan_experts(module: Module, made: Plan, model_type: str) -> None:
+def plan_experts(module: Module, made: Plan) -> None:
     """Add the updates of one low-rank pair that holds all experts of a layer."""
     a, b = module.get("lora_A"), module.get("lora_B")
     made.used.update(part.key for part in (a, b) if part)
     if a is None or b is None:
         _half(module, a or b, "lora_B" if a else "lora_A")
         return
-    fused = place(module.adapter, (a, b), module.weights, module.rename, model_type)
+    fused = place(module.adapter, (a, b), module.weights, module.rename, module.model_type)
     rank = module.adapter.rank(f"{container(a)}.{fused.leaf}") if fused else 0
     if fused is None:
         module.problem("unsupported-adapter", f"{a.key} and {b.key} fit none of the fused parameters "
@@ -246,9 +262,9 @@ def _ia3(module: Module, made: Plan) -> None:
         return
     made.used.add(part.key)
     factors = module.adapter.entry(part)
-    # ia3_l is (out, 1) on an ordinary layer and (1, in) on a feed-forward one; fan_in_fan_out stores W transposed.
+    # ia3_l is (out, 1) on an ordinary layer and (1, in) on a feed-forward one; a Conv1D stores W transposed.
     feedforward = listed(module.path, module.adapter.config.get("feedforward_modules"))
-    by_row = feedforward == bool(module.adapter.config.get("fan_in_fan_out"))
+    by_row = feedforward == module.transposed
     if len(factors.shape) != 2 or max(factors.shape) != below.shape[0 if by_row else 1]:
         module.problem("base-mismatch", f"{part.key} has shape {list(factors.shape)}, {module.name()} "
                                         f"{list(below.shape)}",

@@ -27,7 +27,8 @@ def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
     Problems: `unused-adapter-tensors`, `missing-adapter-tensors`, `base-mismatch`, `config-mismatch`, `vocab-mismatch`.
     """
     parts = [part for part in adapter.parts if 0 not in adapter.entry(part).shape]
-    rename = match(parts, weights, config, lambda part, way: _has_place(adapter, part, weights, way))
+    rename = match(parts, weights, config, lambda part, way: _has_place(adapter, part, weights, way),
+                   lambda part: _is_new(adapter, part))  # fmt: skip
     if rename is None:
         _refuse_names(adapter, parts, weights, findings)
         return Plan()
@@ -36,9 +37,9 @@ def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
     for part in parts:
         modules[part.module].append(part)
     for path, some_parts in modules.items():
-        module = Module(adapter, path, some_parts, weights, rename, findings)
+        module = Module(adapter, path, some_parts, weights, rename, findings, str(config.get("model_type")))
         if module.below() is None and fused_leaves(adapter, some_parts[0]):
-            plan_experts(module, made, str(config.get("model_type")))
+            plan_experts(module, made)
         else:
             plan_module(module, ends, made)
     _mirror(ends, made)
@@ -67,13 +68,14 @@ def _is_new(adapter: Adapter, part: Part) -> bool:
 
 
 def _has_place(adapter: Adapter, part: Part, weights: Lazy, rename: Renaming) -> bool:
-    if rename(part.target) in weights or _is_new(adapter, part):
+    if rename(part.target) in weights:
         return True
     return any(stored(container(part), leaf, weights, rename) for leaf in fused_leaves(adapter, part))
 
 
 def _refuse_names(adapter: Adapter, parts: Sequence[Part], weights: Lazy, findings: Findings) -> None:
-    strange = [part for part in parts if not _has_place(adapter, part, weights, Renaming())]
+    strange = [part for part in parts
+               if not _has_place(adapter, part, weights, Renaming()) and not _is_new(adapter, part)]
     if strange and all(fused_leaves(adapter, part) for part in strange):
         findings.problem("unsupported-adapter", f"{adapter.path} trains fused parameters that the base stores "
                                                 "otherwise: "

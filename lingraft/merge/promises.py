@@ -17,7 +17,6 @@ from lingraft.weights.tensors import Lazy
 # peft adds these to modules_to_save by task, whether the model has them or not.
 BY_TASK = {"SEQ_CLS": {"classifier", "score"}, "TOKEN_CLS": {"classifier", "score"},
            "QUESTION_ANS": {"qa_outputs"}}  # fmt: skip
-TIE_KEPT = "ensure_weight_tying"
 
 
 def check(adapter: Adapter, weights: Lazy, rename: Renaming, findings: Findings) -> None:
@@ -65,8 +64,6 @@ def _check_saved(adapter: Adapter, modules: Iterable[str], findings: Findings) -
         in_base = any(listed(module, [name]) for module in modules)
         if name in by_task and not in_base and any(set(m.split(".")) & by_task for m in held):
             continue
-        if in_base and adapter.config.get(TIE_KEPT):
-            continue  # a tied module that training kept tied is the embedding's twin
         lost.append(str(name))
     if lost:
         findings.problem("missing-adapter-tensors", f"{adapter.path}: adapter_config.json lists {some(lost)} in "

@@ -93,7 +93,7 @@ def _prove(adapter: Adapter, base: Checkpoint, below: Model, findings: Findings)
     weights, ends = below.weights, below.ends
     if ends.tied and ends.embedding and ends.head and ends.head not in weights:
         weights = Lazy({**weights.entries, ends.head: weights.entries[ends.embedding]})
-    made = plan(adapter, weights, ends, findings)
+    made = plan(adapter, weights, ends, findings, below.config)
     take_out(adapter, weights, made, findings)
     return Proof(adapter, base, weights, apply(weights, made.updates), ends, made)
 

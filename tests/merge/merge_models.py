@@ -28,6 +28,10 @@ def tiny(kind: str, tied: bool = False) -> Any:
             num_key_value_heads=2, tie_word_embeddings=tied, max_position_embeddings=64))
     if kind == "gpt2":
         return t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=64))
+    if kind == "gpt_neox":
+        return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(
+            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=64))
     if kind == "bert":
         return t.BertForMaskedLM(t.BertConfig(
             vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

@@ -187,3 +187,11 @@ def test_a_classification_head_on_files_without_the_prefix_equals_peft(base, ada
 def test_a_matrix_that_is_targeted_as_a_parameter_equals_peft(base, adapter, run):
     made = adapter(base(), target_modules=["v_proj"], target_parameters=["q_proj.weight"])
     assert same(dict(load_model(run(base(), made)).state_dict()), by_peft(base(), made))
+
+
+@pytest.mark.parametrize("config", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]},
+                                    {"trainable_token_indices": {"lm_head": [3, 9]}}])
+def test_a_head_that_the_files_call_otherwise_equals_peft(base, adapter, run, config):
+    made = adapter(base("gpt_neox"), **{"target_modules": ["query_key_value"], **config})
+    out = run(base("gpt_neox"), made)
+    assert same(dict(load_model(out).state_dict()), by_peft(base("gpt_neox"), made))

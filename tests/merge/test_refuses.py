@@ -221,3 +221,8 @@ def test_the_residual_base_of_a_pissa_adapter_is_known_and_nothing_is_taken_out_
     parts = load_file(made / "adapter_model.safetensors")
     exact += parts[Q + "lora_B.weight"] @ parts[Q + "lora_A.weight"] * 2
     assert torch.equal(out["model.layers.0.self_attn.q_proj.weight"], exact)
+
+
+def test_a_trained_bias_without_a_place_is_refused(base, adapter, run):
+    made = adapter(base(), target_modules=["q_proj"], lora_bias=True)
+    assert codes(lambda: run(base(), made)) == {"unsupported-adapter"}

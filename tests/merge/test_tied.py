@@ -130,3 +130,17 @@ def test_gpt2_is_untied_knowingly(base, adapter, run):
     made = adapter(start, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["wte", "lm_head"])
     out = run(start, made)
     assert not tie(out) and near(logits(load_model(out)), logits(adapter.live))
+
+
+def test_a_tie_that_peft_did_not_keep_for_all_its_flag_is_a_conflict(base, adapter, run):
+    made = adapter(base("gpt2"), target_modules=["c_attn", "wte"], ensure_weight_tying=True)
+    assert codes(lambda: run(base("gpt2"), made)) == {"tied-head-conflict"}
+    assert near(logits(load_model(run(base("gpt2"), made, tied="untie"))), logits(adapter.live))
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_the_flag_for_transposed_layers_is_whatever_the_last_layer_was(base, adapter, run, flag):
+    made = adapter(base("gpt2"), target_modules=["c_attn", "c_proj", "lm_head"])
+    config = json.loads((made / "adapter_config.json").read_text())
+    (made / "adapter_config.json").write_text(json.dumps({**config, "fan_in_fan_out": flag}))
+    assert near(logits(load_model(run(base("gpt2"), made, tied="untie"))), logits(adapter.live))
