@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lingraft.adopt.family import How, Question
-from lingraft.adopt.infer import Outline
+from lingraft.adopt.infer import UNSAID, Outline
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def answer(outline: Outline, question: Question, met: Sequence[Candidate]) -> An
     claim, who = outline.claims.get(question.name, (None, ""))
     if len(equals) == 1:
         return Answer(question.name, equals[0], "probed", "every other value loses clearly", _margin(met, equals[0]))
-    if question.name in outline.claims and claim in equals:
+    if question.name in outline.claims and claim in equals and who != UNSAID:
         return Answer(question.name, claim, "read", f"{who}; the probe does not speak against it", _margin(met, claim))
     published = [value for value in _published(outline, question.name) if value in equals]
     if published:
@@ -78,7 +78,8 @@ def unprobed(outline: Outline, question: Question) -> Answer:
     """Return the answer to a question without a probe: as claimed, as published, as usual; or open."""
     first = question.candidates[0]
     if question.name in outline.claims and outline.claims[question.name][0] == first:
-        return Answer(question.name, first, "read", outline.claims[question.name][1])
+        who = outline.claims[question.name][1]
+        return Answer(question.name, first, "assumed" if who == UNSAID else "read", who)
     if len(question.candidates) == 1:
         return Answer(question.name, first, "inferred", "nothing else fits the shapes")
     if first in _published(outline, question.name):

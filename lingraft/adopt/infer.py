@@ -17,9 +17,12 @@ from lingraft.adopt.family import Family, Fields, Question
 from lingraft.adopt.known import KNOWN, Known
 from lingraft.adopt.names import Named
 from lingraft.problems import Findings
-from lingraft.weights.tensors import Entry
+from lingraft.weights.tensors import Checkpoint, Entry
 
 SCALING = "rope_scaling"
+# Who says what a config holds, by the format that it came in; a field that the format does not carry is nobody's.
+SAYS = {"meta": "params.json", "gguf": "the GGUF's metadata", "llama2c": "the file's header"}
+UNSAID = "the usual value, which its format does not tell"
 # Fields of a config that shapes decide alone; what it says otherwise is told.
 SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "intermediate_size", "vocab_size", "n_positions",
          "tie_word_embeddings", "attention_bias", "mlp_bias", "type_vocab_size")  # fmt: skip
@@ -44,16 +47,21 @@ class Outline:
         return self.family.config(self.sizes, chosen)
 
 
-def outline(family: Family, named: Named, source: Path, config: Fields, given: Fields, findings: Findings) -> Outline:
+def who_says(checkpoint: Checkpoint, name: str) -> str:
+    """Say where a field of a checkpoint's config comes from."""
+    return UNSAID if name in checkpoint.unsaid else SAYS.get(checkpoint.format, "config")
+
+
+def outline(family: Family, named: Named, checkpoint: Checkpoint, given: Fields, findings: Findings) -> Outline:
     """Gather what is known of a model of one family; ``given`` are the fields of --set.
 
     Problems: `config-mismatch` for a given value that shapes contradict. Warnings: the same for a config's.
     """
     shapes = {name: entry.shape for name, entry in named.entries.items()}
-    sizes = family.sizes(shapes)
+    sizes, source, config = family.sizes(shapes), checkpoint.path, checkpoint.config
     _check_sizes(source, sizes, config, given, findings)
     published = _published(family, sizes)
-    claims = {name: (value, "config") for name, value in family.claims(config).items()}
+    claims = {name: (value, who_says(checkpoint, name)) for name, value in family.claims(config).items()}
     claims |= {name: (value, "inv_freq") for name, value in _from_buffers(named.buffers, claims).items()}
     by_heads = "head_dim" in given or {"num_attention_heads", "n_head"} & given.keys()
     claims |= {name: (value, "--set") for name, value in family.claims({**_sizes_only(sizes), **given}).items()

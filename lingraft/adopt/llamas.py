@@ -15,6 +15,7 @@ from lingraft.weights.rotary import theta_and_scaling
 LAYER = "model.layers.0."
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+QUERY_SCALE = "query_pre_attn_scalar"
 CLASS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma",
          "gemma2": "Gemma2", "gemma3_text": "Gemma3"}  # fmt: skip
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
@@ -79,6 +80,9 @@ def _questions(model_type: str) -> Any:
             Question("hidden_act", ("gelu_pytorch_tanh", "silu") if gelu else ("silu", "gelu_pytorch_tanh", "relu")),
             Question("rms_norm_eps", EPSILON.get(model_type, (1e-6, 1e-5))),
         ]
+        if model_type in GEMMAS[1:]:  # all were published with the head's size but 27B, with the width a head
+            ways = ("width", "head") if found["num_hidden_layers"] in (46, 62) else ("head", "width")
+            questions.append(Question(QUERY_SCALE, ways))
         return questions if "head_dim" in found else [Question("head_dim", wanted, asked=True), *questions]
 
     return ask
@@ -122,15 +126,20 @@ def _special(model_type: str, found: Fields, chosen: Fields, head_dim: int) -> d
         bias = {"attention_bias": found["attention_bias"], "hidden_activation": chosen["hidden_act"]}
         if model_type == "gemma":
             return bias
-        # Gemma 2 and 3 were published with the query scaled by the head's size (27B apart, which uses the width)
-        return bias | {"query_pre_attn_scalar": chosen.get("query_pre_attn_scalar", head_dim)}
+        scale = chosen[QUERY_SCALE]
+        scale = {"head": head_dim, "width": found["hidden_size"] * head_dim // found["query_rows"]}.get(scale, scale)
+        if model_type == "gemma2":
+            return bias | {QUERY_SCALE: scale, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+                           "final_logit_softcapping": 30.0}  # fmt: skip
+        return bias | {QUERY_SCALE: scale, "sliding_window": 512 if found["hidden_size"] <= 1152 else 1024,
+                       "rope_local_base_freq": 10000.0}  # fmt: skip
     return {}
 
 
 def claims(config: Fields) -> dict[str, Any]:
     """Return what a config.json says about the questions, in their names."""
     said: dict[str, Any] = {name: config[name] for name in ("rms_norm_eps", "max_position_embeddings", "sliding_window",
-                            "query_pre_attn_scalar") if config.get(name) is not None}  # fmt: skip
+                            QUERY_SCALE) if config.get(name) is not None}  # fmt: skip
     if act := config.get("hidden_activation") or config.get("hidden_act"):
         said["hidden_act"] = act
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lingraft.adopt.answers import Decision
-from lingraft.adopt.infer import SCALING, Outline
-from lingraft.adopt.tokenizer import context_of
+from lingraft.adopt.infer import SCALING, UNSAID, Outline, who_says
+from lingraft.adopt.tokenizer import SETTINGS, context_of
+from lingraft.weights.tensors import Checkpoint
 
 # Fields of an old config that are written anew, in one spelling, or that no longer hold.
 REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "quantization_config", "dtype",
@@ -18,34 +20,44 @@ OTHER_TYPE = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embe
 CONTEXT = "max_position_embeddings"
 # Fields of --set that are answers to a question, or follow from one.
 ANSWERED = ("head_dim", "num_attention_heads", "n_head", "num_key_value_heads", "rope_theta", "model_type")
-ASSUMED = (CONTEXT, "sliding_window", "query_pre_attn_scalar")
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# What an old config says of these holds: no tensor speaks against it.
+KEPT = (*TOKENS, "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "rope_local_base_freq")
+SHAPED = ("n_ctx", "num_attention_heads", "num_key_value_heads", "torch_dtype", "head_dim")  # of one, or no question
 
 
-def config_of(
-    outline: Outline,
-    decision: Decision,
-    architecture: str,
-    claimed: Mapping[str, Any],
-    given: Mapping[str, Any],
-    tokenizer: Any,
-    files: Mapping[str, bytes],
-    dtype: str,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Told:
+    """Who may have said a value: what was opened, the fields of --set, the tokenizer's files and the tokenizer."""
+
+    checkpoint: Checkpoint
+    given: Mapping[str, Any]
+    files: Mapping[str, bytes]
+    tokenizer: Any
+
+    def token(self, name: str) -> Any:
+        """Return the id that the tokenizer gives for a field such as bos_token_id."""
+        return getattr(self.tokenizer, name, None) if name in TOKENS else None
+
+
+def config_of(outline: Outline, decision: Decision, architecture: str, told: Told, dtype: str) -> dict[str, Any]:
     """Put config.json together: what an old one says and nothing contradicts, then what was found."""
+    claimed = told.checkpoint.config
     chosen = decision.chosen() | _published_extras(outline, decision)
     same = claimed.get("model_type") == outline.family.model_type
     kept = {k: v for k, v in claimed.items() if (k not in REPLACED if same else k in OTHER_TYPE)}
     found = outline.family.config(outline.sizes, chosen)
     config = {"architectures": [architecture], **kept, **found, "torch_dtype": dtype}
-    if outline.family.model_type == "mistral" and "sliding_window" in claimed:
-        config["sliding_window"] = claimed["sliding_window"]
+    config |= {name: kept[name] for name in KEPT if name in kept}
+    types = claimed.get("layer_types")
+    if same and isinstance(types, list) and len(types) == config.get("num_hidden_layers"):
+        config["layer_types"] = types
     if CONTEXT not in config and "n_positions" not in config:
-        config[CONTEXT] = chosen.get(CONTEXT) or context_of(files) or 2048
-    for role in ("bos", "eos", "pad"):
-        number = getattr(tokenizer, f"{role}_token_id", None)
-        if number is not None and f"{role}_token_id" not in kept:
-            config[f"{role}_token_id"] = number
-    return config | {name: value for name, value in given.items() if name not in ANSWERED}
+        config[CONTEXT] = chosen.get(CONTEXT) or context_of(told.files) or 2048
+    for name in TOKENS:
+        if told.token(name) is not None and name not in kept:
+            config[name] = told.token(name)
+    return config | {name: value for name, value in told.given.items() if name not in ANSWERED}
 
 
 def _published_extras(outline: Outline, decision: Decision) -> dict[str, Any]:
@@ -60,7 +72,7 @@ def _published_extras(outline: Outline, decision: Decision) -> dict[str, Any]:
 
 
 def answer_of(out: Path, outline: Outline, decision: Decision, family: tuple[str, str], config: Mapping[str, Any],
-              has_tokenizer: bool) -> dict[str, Any]:  # fmt: skip
+              told: Told) -> dict[str, Any]:  # fmt: skip
     """Return the JSON answer of the contract."""
     values: list[dict[str, Any]] = [
         {"name": "model_type", "value": outline.family.model_type, "how": family[0], "from": family[1]}]  # fmt: skip
@@ -77,23 +89,27 @@ def answer_of(out: Path, outline: Outline, decision: Decision, family: tuple[str
             values.append({"name": name, "value": value, "how": found.how, "from": found.source,
                            **({} if found.margin is None else {"margin": found.margin})})  # fmt: skip
         else:
-            values.append({"name": name, "value": value, **_how(name, value, outline)})
+            values.append({"name": name, "value": value, **_how(name, value, outline, told)})
     return {
         "out": str(out), "family": outline.family.model_type, "config": dict(config), "values": values,
         "candidates": [candidate.as_json() for candidate in decision.candidates],
         "bits_per_character": None if decision.bits is None else round(decision.bits, 5),
-        "missing": [] if has_tokenizer else ["tokenizer"],
+        "missing": [] if told.tokenizer is not None else ["tokenizer"],
     }  # fmt: skip
 
 
-def _how(name: str, value: Any, outline: Outline) -> dict[str, str]:
-    if name in outline.sizes or name in ("n_ctx", "num_attention_heads", "num_key_value_heads", "torch_dtype",
-                                         "head_dim"):  # fmt: skip
+def _how(name: str, value: Any, outline: Outline, told: Told) -> dict[str, str]:
+    """Tell of a value that was no question how it was found: the first of those who say it."""
+    said = told.checkpoint.config
+    published = next((known.name for known in outline.published if known.fields.get(name) == value), None)
+    if told.given.get(name, ...) == value:
+        return {"how": "read", "from": "--set"}
+    if name in SHAPED or (name in outline.sizes and name not in TOKENS):
         return {"how": "inferred", "from": "names and shapes"}
-    if name.endswith("_token_id"):
-        return {"how": "read", "from": "config or tokenizer"}
-    if name in outline.claims:
-        return {"how": "read", "from": outline.claims[name][1]}
-    if any(known.fields.get(name) == value for known in outline.published):
-        return {"how": "assumed", "from": f"as published with {outline.published[0].name}"}
-    return {"how": "assumed", "from": "the usual value"} if name in ASSUMED else {"how": "read", "from": "config"}
+    if said.get(name, ...) == value and who_says(told.checkpoint, name) != UNSAID:
+        return {"how": "read", "from": who_says(told.checkpoint, name)}
+    if value is not None and told.token(name) == value:
+        return {"how": "read", "from": "tokenizer"}
+    if name == CONTEXT and context_of(told.files) == value and published is None:
+        return {"how": "read", "from": SETTINGS}
+    return {"how": "assumed", "from": f"as published with {published}" if published else "the usual value"}

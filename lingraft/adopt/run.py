@@ -25,7 +25,7 @@ from lingraft.adopt.names import Named, canonical
 from lingraft.adopt.opened import Source, in_hf_layout, open_source
 from lingraft.adopt.probe import Bench, encode, probe_text
 from lingraft.adopt.refusals import refuse_mixed, refuse_unreadable
-from lingraft.adopt.report import answer_of, config_of
+from lingraft.adopt.report import Told, answer_of, config_of
 from lingraft.output import check_free, output_directory, require_space
 from lingraft.problems import Findings, refuse
 from lingraft.progress import say, track
@@ -68,9 +68,9 @@ def adopt(
             check_tokenizer(tokenizer or src, max(loaded.get_vocab().values()) + 1, rows,
                             named.families[0].embedding, findings)  # fmt: skip
         found = _decided(_Task(src, source, named, given, text, loaded), findings)
-        config = config_of(found.outline, found.decision, found.architecture, source.checkpoint.config, given,
-                           loaded, files, _dtype(named.entries))  # fmt: skip
-        answer = answer_of(out, found.outline, found.decision, found.family, config, loaded is not None)
+        told = Told(source.checkpoint, given, files, loaded)
+        config = config_of(found.outline, found.decision, found.architecture, told, _dtype(named.entries))
+        answer = answer_of(out, found.outline, found.decision, found.family, config, told)
         _ask(src, found, findings)
         _tell_wrong(src, found, findings)
         findings.settle(answer)
@@ -105,7 +105,7 @@ def _decided(task: _Task, findings: Findings) -> Found:
     found: list[Found] = []
     for family, how, why in ordered(task.named, task.source.checkpoint.config, task.given):
         own = Findings(findings.allow)
-        drawn = outline(family, task.named, task.src, task.source.checkpoint.config, task.given, own)
+        drawn = outline(family, task.named, task.source.checkpoint, task.given, own)
         if not found:
             findings.warnings += own.warnings
             findings.problems += own.problems

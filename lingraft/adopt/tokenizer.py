@@ -57,9 +57,11 @@ def _loose(folder: Path) -> Iterable[Path]:
 def _one(path: Path) -> dict[str, bytes]:
     raw = path.read_bytes()
     if path.suffix == ".model":
+        from google.protobuf.message import DecodeError
+
         try:
             read_pieces(raw)
-        except Exception as error:  # protobuf raises its own kinds
+        except DecodeError as error:
             refuse("unknown-format", f"{path} is no SentencePiece model: {error}", "give tokenizer.json instead", path)
         return {"tokenizer.model": raw}
     if path.name.endswith("merges.txt") or (path.suffix == ".json" and b'"model"' not in raw[:1 << 20]):

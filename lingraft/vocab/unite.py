@@ -24,9 +24,11 @@ def pieces_of(path: Path) -> list[str]:
     """
     file = tokenizer_file(path)
     if file.suffix == ".model":
+        from google.protobuf.message import DecodeError
+
         try:
             found, _ = read_pieces(file.read_bytes())
-        except Exception:  # protobuf's own errors have no common kind
+        except DecodeError:
             refuse("corrupt-file", f"{file} is not a SentencePiece model", "fetch it again", file)
         return [piece.text for piece in found if piece.kind == _NORMAL]
     description = read_json(file)

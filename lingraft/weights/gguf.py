@@ -21,7 +21,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from lingraft.problems import refuse
 from lingraft.weights import gguf_rope
 from lingraft.weights.gguf_header import Header, Info, is_gguf, read_header
-from lingraft.weights.gguf_models import FAMILIES, Family, config_from, family_of, hf_name, is_query_or_key
+from lingraft.weights.gguf_models import FAMILIES, Family, config_from, family_of, hf_name, is_query_or_key, unsaid
 from lingraft.weights.gguf_tokenizer import tokenizer_files
 from lingraft.weights.rotary import hf_from_pairs, reordered
 from lingraft.weights.safetensors import DTYPES
@@ -70,7 +70,8 @@ def read(path: Path) -> Checkpoint:
     entries = {name: entry for part in heads for name, entry in _entries(part, family, config).items()}
     _scale(head, config)
     _complete(config, entries)
-    return Checkpoint(path, NAME, Lazy(entries), config, made=partial(tokenizer_files, head.metadata, config))
+    return Checkpoint(path, NAME, Lazy(entries), config, made=partial(tokenizer_files, head.metadata, config),
+                      unsaid=unsaid(head.metadata, family))  # fmt: skip
 
 
 def _parts(path: Path) -> list[Path]:

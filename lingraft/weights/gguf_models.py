@@ -127,6 +127,12 @@ def config_from(metadata: Mapping[str, Any], family: Family) -> dict[str, Any]:
     return config
 
 
+def unsaid(metadata: Mapping[str, Any], family: Family) -> frozenset[str]:
+    """Name the fields of `config_from` that the metadata does not tell: what llama.cpp takes by itself."""
+    told = {name for key, name in {**KEYS, **family.keys}.items() if f"{family.gguf}.{key}" in metadata}
+    return frozenset({*family.fixed, "rope_theta", "query_pre_attn_scalar"}) - told
+
+
 def _plain(value: Any) -> Any:
     """Return the shortest decimal of a 32-bit float (1e-05, not 9.999999747378752e-06)."""
     return float(str(np.float32(value))) if isinstance(value, float) else value

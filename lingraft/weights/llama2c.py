@@ -28,6 +28,8 @@ MAGIC = 0x616B3432
 NORMS = ("input_layernorm", "post_attention_layernorm")
 MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
             "mlp.down_proj", "mlp.up_proj")  # fmt: skip
+# What run.c takes for granted, and a header does not tell.
+UNSAID = frozenset({"hidden_act", "rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id"})
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ def read(path: Path) -> Checkpoint:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     entries = {name: _entry(mapped, shape, name, place) for name, place in places.items() if name != "freq_cis"}
     tokenizer = tokenizer_for(path, shape.vocab)
-    return Checkpoint(path, NAME, Lazy(entries), _config(shape),
+    return Checkpoint(path, NAME, Lazy(entries), _config(shape), unsaid=UNSAID,
                       made=partial(tokenizer_files, tokenizer, shape.context) if tokenizer else dict)  # fmt: skip
 
 

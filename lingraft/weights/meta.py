@@ -19,7 +19,7 @@ import torch
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights import pickles, safetensors
 from lingraft.weights.hf import read_json, side_files
-from lingraft.weights.meta_names import UNUSED, config_from, hf_name
+from lingraft.weights.meta_names import UNUSED, config_from, hf_name, unsaid
 from lingraft.weights.rotary import hf_from_pairs, reordered
 from lingraft.weights.sentencepieces import read_pieces
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
@@ -63,7 +63,7 @@ def read(path: Path) -> Checkpoint:
         weights = Lazy({name: entry for name, entry in entries.items() if name != HEAD})
     config |= {"tie_word_embeddings": tied, "torch_dtype": str(entries[EMBEDDING].dtype).removeprefix("torch.")}
     beside = side_files(path) or tuple(f for f in side_files(path.parent) if f.name == "tokenizer.model")
-    return Checkpoint(path, NAME, weights, config, beside, partial(_settings, beside))
+    return Checkpoint(path, NAME, weights, config, beside, partial(_settings, beside), unsaid(params))
 
 
 def _settings(beside: Sequence[Path]) -> dict[str, bytes]:
@@ -71,9 +71,11 @@ def _settings(beside: Sequence[Path]) -> dict[str, bytes]:
     model = next((file for file in beside if file.name == "tokenizer.model"), None)
     if model is None or any(file.name in ("tokenizer.json", "tokenizer_config.json") for file in beside):
         return {}
+    from google.protobuf.message import DecodeError
+
     try:
         read_pieces(model.read_bytes())
-    except Exception:  # Llama 3's tokenizer.model is tiktoken's
+    except DecodeError:  # Llama 3's tokenizer.model is tiktoken's
         return {}
     told = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "add_eos_token": False,
             "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # fmt: skip

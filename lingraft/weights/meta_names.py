@@ -63,6 +63,14 @@ def config_from(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     return config
 
 
+def unsaid(params: Mapping[str, Any]) -> frozenset[str]:
+    """Name the fields of `config_from` that params.json does not tell: what Meta's code takes by itself."""
+    sources = {"rms_norm_eps": "norm_eps", "rope_theta": "rope_theta", "max_position_embeddings": "max_seq_len",
+               "rope_scaling": "rope_scaling_factor"}  # fmt: skip
+    return frozenset({"hidden_act", "bos_token_id", "eos_token_id"}) | {
+        name for name, key in sources.items() if not params.get(key)}  # fmt: skip
+
+
 def _usual_factor(width: int) -> float:
     """Return the stretch of Llama 3's positions that params.json leaves unsaid: 3.2's small models have 32."""
     return 32.0 if width <= 3072 else 8.0

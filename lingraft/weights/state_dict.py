@@ -46,8 +46,10 @@ def read(path: Path) -> Checkpoint:
             findings.absorb(refusal)
     findings.settle()
     folder = path if path.is_dir() else path.parent
-    config = read_config(folder) or _config_of(arguments, entries)
-    return Checkpoint(path, NAME, Lazy(_in_hf_layout(path, entries, config)), config, side_files(folder))
+    beside = read_config(folder)
+    config = beside or _config_of(arguments, entries)
+    return Checkpoint(path, NAME, Lazy(_in_hf_layout(path, entries, config)), config, side_files(folder),
+                      unsaid=frozenset() if beside else meta_names.unsaid(arguments))  # fmt: skip
 
 
 def _files(path: Path) -> list[Path]:

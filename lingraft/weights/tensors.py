@@ -60,7 +60,8 @@ class Checkpoint:
 
     ``config`` is empty where nothing tells it. ``side_files`` are copied byte for byte beside a written model:
     tokenizer, chat template, generation config. A container that holds them inside itself (GGUF, llama2.c) gives
-    them by ``made``, which builds them when asked: file name to content.
+    them by ``made``, which builds them when asked: file name to content. ``unsaid`` names the fields of ``config``
+    that the container does not tell and its reader filled in as usual.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     side_files: tuple[Path, ...] = ()
     made: Callable[[], Mapping[str, bytes]] = dict
+    unsaid: frozenset[str] = frozenset()
 
     def side_content(self) -> dict[str, bytes]:
         """Return every side file's bytes by name, whether it lies on disk or is made from the container."""

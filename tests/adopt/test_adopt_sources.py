@@ -60,6 +60,26 @@ def test_published_containers_are_adopted_with_their_tokenizer(test_data: Path, 
     answer = adopt(source, tmp_path / "out", findings=Findings())
     assert answer["missing"] == [] and answer["config"]["num_attention_heads"] == 8
     assert answer["config"]["rope_theta"] == 10000.0 and (tmp_path / "out" / "tokenizer.json").is_file()
+    how = {value["name"]: value["how"] for value in answer["values"]}
+    assert how["max_position_embeddings"] == ("assumed" if to == "meta" else "read")
+    assert how["rms_norm_eps"] == ("assumed" if to == "llama2c" else "read")
+
+
+def test_a_bare_model_assumes_what_nothing_tells(tmp_path: Path) -> None:
+    save("gemma2", tmp_path / "src")
+    answer = adopt(tmp_path / "src", tmp_path / "out", settings={"head_dim": "32"}, findings=Findings())
+    how = {value["name"]: value["how"] for value in answer["values"]}
+    assert {name for name, one in how.items() if one == "read"} == {"head_dim", "num_attention_heads",
+                                                                    "num_key_value_heads"}  # fmt: skip
+    assert {how[n] for n in ("sliding_window", "attn_logit_softcapping", "rope_theta")} == {"assumed"}
+
+
+def test_a_query_scale_that_a_config_tells_is_kept(tmp_path: Path) -> None:
+    wanted = save("gemma2", tmp_path / "src", query_pre_attn_scalar=144, sliding_window=64)
+    (tmp_path / "src" / "config.json").write_text(json.dumps(wanted))
+    answer = adopt(tmp_path / "src", tmp_path / "out", findings=Findings())
+    assert (answer["config"]["query_pre_attn_scalar"], answer["config"]["sliding_window"]) == (144, 64)
+    assert answer["config"]["layer_types"] == wanted["layer_types"]
 
 
 SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
