@@ -3,13 +3,14 @@
 Old pieces keep ids and scores. New ones get strictly falling scores below the lowest old one: SentencePiece joins the
 pair with the highest score first, the tokenizers library the pair whose merge stands first, and only without equal
 scores is that the same order (the published Chinese-LLaMA-2 gave all its new pieces 0.0). Byte fallback, the space
-before a text and `legacy` stay as they are.
+before a text and `legacy` stay; where tokenizer.model lies alone, they are written as SentencePiece has them.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import tokenizers
 from lingraft.problems import refuse
 from lingraft.vocab.extend_bpe import size_of
 from lingraft.weights.hf import read_json
+from lingraft.weights.sentencepieces import told_to_transformers
 
 Json = dict[str, Any]
 MODEL = "tokenizer.model"
+SETTINGS = "tokenizer_config.json"
 NORMAL, CONTROL, USER = 1, 3, 4  # kinds of pieces, as sentencepiece_model.proto numbers them
 
 
@@ -38,13 +41,31 @@ def description_of(base: Path) -> Json:
     """Return tokenizer.json's content, made from tokenizer.model by transformers where there is none."""
     if (base / "tokenizer.json").is_file():
         return read_json(base / "tokenizer.json")
-    from transformers import AutoTokenizer
-
     try:
-        return dict(json.loads(AutoTokenizer.from_pretrained(base).backend_tokenizer.to_str()))
+        return _made(base)
     except Exception as error:  # sentencepiece and protobuf raise bare kinds for a broken file
         refuse("tokenizer-mismatch", f"{base / 'tokenizer.model'} is not a readable SentencePiece model: {error}",
                "fetch it again", base / "tokenizer.model")  # fmt: skip
+
+
+def _made(base: Path) -> Json:
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        told = missing_settings(base)
+        if told:
+            Path(folder, SETTINGS).write_bytes(told)
+            shutil.copyfile(base / MODEL, Path(folder, MODEL))
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder if told else base)
+        return dict(json.loads(tokenizer.backend_tokenizer.to_str()))
+
+
+def missing_settings(base: Path) -> bytes:
+    """Return the tokenizer_config.json of a base whose tokenizer.model lies alone; empty where nothing is missing."""
+    if (base / "tokenizer.json").is_file() or (base / SETTINGS).is_file():
+        return b""
+    told = told_to_transformers((base / MODEL).read_bytes())
+    return (json.dumps(told, indent=2) + "\n").encode() if told else b""
 
 
 def extended(description: Json, texts: Sequence[str]) -> Json:
@@ -96,6 +117,8 @@ def write_tokenizer(base: Path, out: Path, files: Sequence[Path], texts: Sequenc
             (out / file.name).write_bytes(extended_model(file.read_bytes(), description, texts))
         elif file.name != "tokenizer.json":
             shutil.copyfile(file, out / file.name)
+    if told := missing_settings(base):
+        (out / SETTINGS).write_bytes(told)
     (out / "tokenizer.json").write_text(json.dumps(extended(description, texts), ensure_ascii=False, indent=1) + "\n",
                                         encoding="utf-8")  # fmt: skip
 

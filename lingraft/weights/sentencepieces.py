@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Piece(NamedTuple):
@@ -49,3 +49,24 @@ def read_pieces(content: bytes) -> tuple[list[Piece], bool]:
 
     model = pb2.ModelProto.FromString(content)
     return [Piece(p.piece, p.score, p.type) for p in model.pieces], bool(model.normalizer_spec.add_dummy_prefix)
+
+
+def told_to_transformers(content: bytes) -> dict[str, Any]:
+    """Return the tokenizer_config.json that a bare BPE model file needs; empty for another kind.
+
+    Without it transformers puts neither the first token nor the first space before a text, as SentencePiece and
+    the training did.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2 as pb2
+
+    try:
+        model = pb2.ModelProto.FromString(content)
+    except DecodeError:  # Llama 3's tokenizer.model is tiktoken's
+        return {}
+    spec = model.trainer_spec
+    if spec.model_type != pb2.TrainerSpec.BPE:
+        return {}
+    return {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": spec.bos_id >= 0,
+            "add_eos_token": False, "add_prefix_space": model.normalizer_spec.add_dummy_prefix,
+            "bos_token": spec.bos_piece, "eos_token": spec.eos_piece, "unk_token": spec.unk_piece}  # fmt: skip

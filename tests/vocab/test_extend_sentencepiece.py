@@ -125,3 +125,12 @@ def test_a_union_leaves_english_alone_and_both_files_agree(unite: Unite, test_da
     lines = [line for line in [*novel.split("\n"), *english.split("\n")] if line]
     agreed = agreeing(base, lines)
     assert len(agreed) > 0.5 * len(lines) and agreeing(out, agreed) == agreed
+
+
+def test_a_tokenizer_model_alone_is_read_as_sentencepiece_reads_it(small: Path, corpus: Path, tmp_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (small / name).unlink(missing_ok=True)
+    extend(small, tmp_path / "out", corpus=[corpus], size=20, init="pieces", findings=Findings())
+    texts = [*MIXED.splitlines(), *ENGLISH]
+    assert agreeing(tmp_path / "out", texts) == texts
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("hello").input_ids[0] == proto(small).trainer_spec.bos_id
