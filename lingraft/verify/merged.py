@@ -159,6 +159,8 @@ def _logits(stored: Checkpoint, expected: Expected) -> tuple[dict[str, Any], str
         found = run(stored.config or config, _lazy(stored), ids)
     except Unrunnable as why:
         return _no_logits(str(why)), None, []
+    if not bool(torch.isfinite(reference.logits).all()):
+        return _no_logits("base + adapters themselves give NaN or infinite logits"), None, []
     hidden = _hidden(reference, found)
     limit = max(8 * torch.finfo(dtype_of(stored.tensors)).eps, 1e-4)
     first = next((row["name"] for row in hidden if row["rel"] is None or row["rel"] > limit), None)

@@ -2,7 +2,7 @@
 
 The transformers model is built on the meta device; before a module that owns parameters runs, they are read, and
 after it they are dropped. The embedding reads only the rows that are asked for, and the head works in blocks of
-rows. So a 7B model needs the memory of its largest matrix.
+rows. So a 7B model needs the memory of its largest matrix (where experts are fused: of a layer's experts).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lingraft.verify.live import parameters
 from lingraft.weights.tensors import Entry, Lazy, Tensor, row_blocks
 
 BLOCK = 64 << 20
@@ -29,71 +30,63 @@ class Outcome:
 
 
 class Unrunnable(Exception):
-    """The model cannot be built or its parameters are not in the weights under their names; says why."""
+    """The model cannot be built or its parameters are not in the weights; says why."""
 
 
 def run(config: Mapping[str, Any], weights: Lazy, ids: Tensor) -> Outcome:
-    """Run a causal language model in float32 over token ids (1, n). Error: `Unrunnable`."""
+    """Run a model in float32 over token ids (1, n). Error: `Unrunnable`."""
     model = _build(config)
-    names = _Names(weights, getattr(model, "base_model_prefix", ""))
+    held, tied = parameters(model, weights), dict(getattr(model, "all_tied_weights_keys", None) or {})
     hidden: dict[str, Tensor] = {}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if head is None:
-        raise Unrunnable("it has no head that gives logits")
-    rows = _name_of(model, embedding) + ".weight"
+
+    def entry(name: str) -> Entry:
+        found = held.get(name) or held.get(tied.get(name, ""))
+        if found is None:
+            raise Unrunnable(f"the weights hold no {name}")
+        return found
+
     for name, module in list(model.named_modules()):
-        own = dict(module.named_parameters(recurse=False))
+        own = {key: entry(f"{name}.{key}" if name else key) for key, _ in module.named_parameters(recurse=False)}
         if module is head and type(module) is nn.Linear:
-            tied = names.find(f"{name}.weight", own=True) is None
-            source = names.entry(rows if tied else f"{name}.weight")
-            bias = names.entry(f"{name}.bias").read(0, None).float() if module.bias is not None else None
-            model.set_output_embeddings(_Head(source, bias))
+            model.set_output_embeddings(_Head(own["weight"], _whole(own["bias"]) if "bias" in own else None))
         elif module is embedding and type(module) is nn.Embedding:
-            model.set_input_embeddings(_Embedding(names.entry(f"{name}.weight")))
+            model.set_input_embeddings(_Embedding(own["weight"]))
+        elif isinstance(module, nn.Conv1d):  # small, and used by some models without being called
+            for key, one in own.items():
+                setattr(module, key, nn.Parameter(_whole(one), requires_grad=False))
         elif own:
-            _stream(module, {key: names.entry(f"{name}.{key}" if name else key) for key in own})
+            _stream(module, own)
     for name, module in _layers(model):
         module.register_forward_hook(_keep(hidden, name))
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0]
-    return Outcome(hidden, logits.float())
+    more = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    try:
+        with torch.inference_mode():
+            logits = getattr(model(input_ids=ids, **more), "logits", None)
+    except RuntimeError as error:  # Mamba's code, for one, reads parameters of modules that it does not call
+        raise Unrunnable(f"{type(model).__name__} does not run from disk: {error}") from error
+    if logits is None:
+        raise Unrunnable(f"{type(model).__name__} gives no logits")
+    return Outcome(hidden, logits.float().reshape(-1, logits.shape[-1]))
+
+
+def _whole(entry: Entry) -> Tensor:
+    return entry.read(0, None).float()
 
 
 def _build(config: Mapping[str, Any]) -> Any:
+    import transformers
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {k: v for k, v in config.items() if k not in ("model_type", "quantization_config", "torch_dtype", "dtype")}
+    kind = getattr(transformers, str(next(iter(config.get("architectures") or ()), "")), None)
     try:
-        made = AutoConfig.for_model(str(config.get("model_type")), **fields)
-        made._attn_implementation = "sdpa"
+        made = transformers.AutoConfig.for_model(str(config.get("model_type")), **fields)
+        make = transformers.AutoModelForCausalLM.from_config if kind is None else kind._from_config
         with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
+            return make(made, dtype=torch.float32).eval()
     except Exception as error:  # a config may break a model's constructor in any way
         raise Unrunnable(f"transformers cannot build it: {(str(error) or repr(error)).splitlines()[0]}") from error
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Finds a live model's parameter on disk, where the model's prefix (`transformer.`) may be missing."""
-
-    weights: Lazy
-    prefix: str
-
-    def find(self, name: str, own: bool = False) -> str | None:
-        bare = name.removeprefix(self.prefix + ".")
-        tries = (name,) if own else (name, bare, f"{self.prefix}.{name}")
-        return next((n for n in tries if n in self.weights), None)
-
-    def entry(self, name: str) -> Entry:
-        found = self.find(name)
-        if found is None:
-            raise Unrunnable(f"the weights hold no {name}")
-        return self.weights.entries[found]
-
-
-def _name_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(str(name) for name, module in model.named_modules() if module is wanted)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -117,7 +110,7 @@ def _stream(module: nn.Module, entries: Mapping[str, Entry]) -> None:
 
     def load(_module: nn.Module, _inputs: Any) -> None:
         for key, entry in entries.items():
-            value = entry.read(0, None).float()
+            value = _whole(entry)
             if value.shape != empty[key].shape:
                 raise Unrunnable(f"{key} is {list(value.shape)} where the config gives {list(empty[key].shape)}")
             setattr(module, key, nn.Parameter(value, requires_grad=False))
@@ -148,7 +141,8 @@ class _Head(nn.Module):
 
     def __init__(self, rows: Entry, bias: Tensor | None) -> None:
         super().__init__()
-        self.rows, self.bias = rows, bias
+        self.rows = rows
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # some models hand it on
 
     def forward(self, hidden: Tensor) -> Tensor:
         parts = [hidden @ self.rows.read(start, stop).float().T
