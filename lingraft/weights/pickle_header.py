@@ -17,6 +17,7 @@ from lingraft.problems import Refusal, refuse
 from lingraft.weights.unpickler import Reader, Sketch, Storage
 
 LONGEST = 1 << 30  # bytes of structure; the tensors' own bytes lie elsewhere
+ENCRYPTED = 1  # bit of a zip member's flags (PKWARE's APPNOTE, 4.4.4)
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -36,7 +37,7 @@ class PickleHeader:
 def read_pickle(path: Path) -> PickleHeader:
     """Read a pickle's structure; the data of its tensors is not touched.
 
-    Errors: `lfs-pointer`, `truncated-file` (says how many bytes are missing), `corrupt-file`.
+    Errors: `lfs-pointer`, `truncated-file` (says how many bytes are missing), `corrupt-file`, `unreadable` (encrypted).
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -111,6 +112,9 @@ def _zip(path: Path, file: IO[bytes] | _Window, size: int) -> PickleHeader:
     except zipfile.BadZipFile:
         _cut(path, file, size)
     with archive:
+        if locked := next((item.filename for item in archive.infolist() if item.flag_bits & ENCRYPTED), None):
+            refuse("unreadable", f"{path} is an encrypted archive: {locked} asks for a password",
+                   "decrypt it first, with its owner's password", path)  # fmt: skip
         name = next((n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"), None)
         if name is None:
             refuse("corrupt-file", f"{path} is a zip archive without torch's data.pkl", "check what it is", path)

@@ -122,3 +122,18 @@ def test_an_lfs_pointer_is_told_as_one(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as refusal:
         pickles.read_file(tmp_path / "w.bin")
     assert codes(refusal) == ["lfs-pointer"]
+
+
+def test_an_encrypted_archive_is_unreadable_and_says_to_decrypt_it(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(4, 4)}, tmp_path / "w.pt")
+    raw = (tmp_path / "w.pt").read_bytes()
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # what `zip -P` sets, member by member
+        parts = raw.split(mark)
+        inner = (part[: flags - 4] + bytes([part[flags - 4] | 1]) + part[flags - 3 :] for part in parts[1:])
+        raw = mark.join([parts[0], *inner])
+    (tmp_path / "w.pt").write_bytes(raw)
+    with zipfile.ZipFile(tmp_path / "w.pt") as archive, pytest.raises(RuntimeError, match="password"):
+        archive.read("w/data.pkl")
+    with pytest.raises(Refusal) as refusal:
+        pickles.read_file(tmp_path / "w.pt")
+    assert codes(refusal) == ["unreadable"] and "decrypt" in refusal.value.problems[0].remedy
