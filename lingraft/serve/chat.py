@@ -60,7 +60,7 @@ class Talk:
         except KeyboardInterrupt:
             self.tell(" (stopped)")
         finally:
-            pieces.close()  # type: ignore[attr-defined]
+            pieces.close()
         self.end() if self.end else self.write("\n")
         return heard.strip()
 

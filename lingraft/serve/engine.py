@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -115,7 +115,7 @@ class Options:
     threads: int | None = None
 
 
-def iterate(run: Callable[[Emit], None]) -> Iterator[str]:
+def iterate(run: Callable[[Emit], None]) -> Generator[str]:
     """Turn a blocking ``run`` into an iterator of text; closing it stops the run.
 
     The run has a thread of its own; what it raises is raised here.

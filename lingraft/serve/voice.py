@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from lingraft.models import Stack, label
@@ -24,7 +24,7 @@ class Speaker:
         """Tell whether it knows what a conversation is; else it only continues text."""
         return self.engine.has_template
 
-    def answer(self, messages: Sequence[Message], most: int = MAX_NEW_TOKENS) -> Iterator[str]:
+    def answer(self, messages: Sequence[Message], most: int = MAX_NEW_TOKENS) -> Generator[str]:
         """Yield the answer piece by piece; the oldest turns go where the conversation does not fit beside it."""
         settings = Settings(max_tokens=most, room=min(most, self.engine.context // 2))
         return iterate(lambda emit: _fitting(messages, lambda kept: self.engine.run(kept, settings, emit)))

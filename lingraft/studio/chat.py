@@ -11,7 +11,7 @@ import gradio as gr
 from lingraft.problems import Problem, Refusal
 from lingraft.studio.folders import find_runs, look
 from lingraft.studio.shown import problem
-from lingraft.studio.talk import Loaded, Message, answers
+from lingraft.studio.talk import Loaded, Message, Warned, answers
 from lingraft.studio.words import Both, Words
 
 Talk = list[Message]
@@ -79,7 +79,10 @@ def _ask(loaded: Loaded, text: str, names: tuple[str, str], said: list[Talk], sy
     heard = ["", ""]
     try:
         for side, piece in answers(loaded, names, told, most):
-            if isinstance(piece, Problem):
+            if isinstance(piece, Warned):
+                shown = str(problem("warning", piece.problem))
+                notice += shown if shown not in notice else ""
+            elif isinstance(piece, Problem):
                 notice += str(problem("problem", piece))
             else:
                 heard[side] += piece

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import gradio as gr
 
 from lingraft.language import language
 from lingraft.studio import chat, runs, vocabulary, weights
+from lingraft.studio.drop import Drops
 from lingraft.studio.words import CHOICES, Both, Words
 
 STYLE = Path(__file__).with_name("look.css")
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
          "Noto Sans CJK SC", "Noto Sans SC", "sans-serif")  # fmt: skip
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
-PAGES = (("runs", Both("Runs", "训练"), runs.page), ("weights", Both("Weights", "权重"), weights.page),
-         ("vocabulary", Both("Vocabulary", "词表"), vocabulary.page),
-         ("chat", Both("Chat", "对话"), chat.page))  # fmt: skip
+PAGES = (("runs", Both("Runs", "训练")), ("weights", Both("Weights", "权重")),
+         ("vocabulary", Both("Vocabulary", "词表")), ("chat", Both("Chat", "对话")))  # fmt: skip
 KEY = "lingraft-language"
 # What was chosen before, else Chinese where browser or server ask for it.
 REMEMBER = ("() => localStorage.getItem('%s') || "
@@ -25,10 +27,14 @@ FOLLOW = ("(choice) => { document.documentElement.lang = choice === '中文' ? '
           f"localStorage.setItem('{KEY}', choice); return choice; }}")  # fmt: skip
 
 
-def build(root: Path) -> gr.Blocks:
-    """Return the page for the runs below ``root``."""
+def build(root: Path, drops: Drops) -> gr.Blocks:
+    """Return the page for the runs below ``root``; what is dropped on it goes to ``drops``."""
     spoken = language()
     words = Words(spoken)
+    makers: dict[str, Callable[[Words, Path], None]] = {
+        "runs": runs.page, "weights": partial(weights.page, drops=drops), "vocabulary": vocabulary.page,
+        "chat": chat.page,
+    }  # fmt: skip
     page: gr.Blocks = gr.Blocks(title="lingraft studio", analytics_enabled=False, fill_width=True)
     with page:
         with gr.Row(elem_id="top"):
@@ -36,9 +42,9 @@ def build(root: Path) -> gr.Blocks:
             choice = gr.Radio(list(CHOICES.values()), value=CHOICES[spoken], show_label=False, container=False,
                               elem_id="language", label="Language 语言")  # fmt: skip
         with gr.Tabs(elem_id="pages"):
-            for name, label, make in PAGES:
+            for name, label in PAGES:
                 with words.make(gr.Tab, label=label, id=name, elem_id=f"page-{name}"):
-                    make(words, root)
+                    makers[name](words, root)
         choice.change(words.switch, choice, words.components(), js=FOLLOW, show_progress="hidden", queue=False)
         page.load(None, None, choice, js=REMEMBER % (KEY, "true" if spoken == "zh" else "false"))
     return page

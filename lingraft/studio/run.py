@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def studio(root: Path, host: str = "127.0.0.1", port: int | None = None, passwor
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         say(f"studio: {address} (Ctrl-C ends it)")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        # uvicorn raises the signal again when it has finished; the way out is the ordinary one, which tidies up.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
 
 
@@ -47,12 +51,16 @@ def application(root: Path, password: str | None = None) -> Guard:
     import gradio as gr
     from fastapi import FastAPI
 
+    from lingraft.studio.drop import SCRIPT, Drops
     from lingraft.studio.page import STYLE, build, theme
 
+    drops = Drops()
+    own = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    own.add_route("/drop/{batch}", drops.take, methods=["POST"])
     app: Any = gr.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build(root), "/", footer_links=[], theme=theme(),
-        css=STYLE.read_text(encoding="utf-8"), show_error=True, ssr_mode=False, pwa=False, mcp_server=False,
-        enable_monitoring=False,
+        own, build(root, drops), "/", footer_links=[], theme=theme(), css=STYLE.read_text(encoding="utf-8"),
+        head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>", show_error=True, ssr_mode=False, pwa=False,
+        mcp_server=False, enable_monitoring=False,
     )  # fmt: skip
     return Guard(app, password)
 

@@ -5,73 +5,102 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lingraft.problems import Findings, Problem, Refusal, refuse
 from lingraft.studio.local import local, locals_in
 
 if TYPE_CHECKING:
-    from lingraft.serve.engine import Engine
+    from lingraft.serve.voice import Speaker
 
 KEPT = 2  # models in memory at once: those of the last question
 Message = dict[str, str]
 Side = int  # 0: base, 1: adapted
 
 
+@dataclass(frozen=True)
+class Warned:
+    """A warning on the way to a conversation; what refuses one is a bare Problem."""
+
+    problem: Problem
+
+
+Heard = str | Problem | Warned
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model in memory, what was warned of when it was loaded, and whether it is answering."""
+
+    speaker: Speaker
+    warnings: tuple[Problem, ...]
+    answering: threading.Lock = field(default_factory=threading.Lock)
+
+
 @dataclass
 class Loaded:
     """The models that were asked last; the same paths are not loaded again."""
 
-    engines: dict[tuple[Path, ...], Engine] = field(default_factory=dict)
+    held: dict[tuple[Path, ...], Held] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def get(self, name: str) -> Engine:
-        """Return the engine of a model, or of a base with adapters, one a line. Errors: as `open_engine`."""
+    def get(self, name: str) -> Held:
+        """Return a model, or a base with adapters, one a line. Errors: as `open_engine`."""
         from lingraft import models
         from lingraft.serve.choose import open_engine
         from lingraft.serve.engine import Options
+        from lingraft.serve.voice import Speaker
 
         first, *more = locals_in(name) or [local(name)]
         stack = models.stack(first, None, more)
         key = (stack.base, *stack.adapters)
         with self.lock:
-            if key not in self.engines:
-                while len(self.engines) >= KEPT:
-                    self.engines.pop(next(iter(self.engines))).close()
-                self.engines[key] = open_engine(Options(stack.base, stack.adapters, concurrency=1), "auto", Findings())
-            self.engines[key] = self.engines.pop(key)  # the last used goes last
-            return self.engines[key]
+            if key not in self.held:
+                while len(self.held) >= KEPT:
+                    self._close(self.held.pop(next(iter(self.held))))
+                findings = Findings()
+                engine = open_engine(Options(stack.base, stack.adapters, concurrency=1), "auto", findings)
+                self.held[key] = Held(Speaker(models.label(stack), engine), tuple(findings.warnings))
+            self.held[key] = self.held.pop(key)  # the last used goes last
+            return self.held[key]
+
+    def _close(self, old: Held) -> None:
+        with old.answering:  # an answer that was stopped ends at its next piece
+            old.speaker.engine.close()
 
 
 def answers(loaded: Loaded, names: Sequence[str], told: Sequence[Sequence[Message]],
-            most: int) -> Iterator[tuple[Side, str | Problem]]:  # fmt: skip
-    """Yield (side, piece) as the models speak; a side that is refused yields its problems.
+            most: int) -> Iterator[tuple[Side, Heard]]:  # fmt: skip
+    """Yield (side, piece) as the models speak; a side that is refused yields its problems, one warned of its warnings.
 
     ``told`` holds each side's own conversation. Closing the iterator stops both models.
     """
-    heard: queue.Queue[tuple[Side, str | Problem | None]] = queue.Queue()
+    heard: queue.Queue[tuple[Side, Heard | None]] = queue.Queue()
     stop = threading.Event()
 
     def speak(side: Side) -> None:
-        from lingraft.serve.engine import Settings
+        from lingraft.serve.engine import BadRequest
 
-        pieces: Any = None
         try:
-            pieces = loaded.get(names[side]).generate(told[side], Settings(max_tokens=most))
-            for piece in pieces:
-                heard.put((side, piece))
-                if stop.is_set():
-                    break
+            model = loaded.get(names[side])
+            for warning in model.warnings:
+                heard.put((side, Warned(warning)))
+            with model.answering, closing(model.speaker.answer(told[side], most)) as pieces:
+                for piece in pieces:
+                    heard.put((side, piece))
+                    if stop.is_set():
+                        break
         except Refusal as refusal:
             for problem in refusal.problems:
                 heard.put((side, problem))
+        except BadRequest as refused:
+            heard.put((side, Problem("does-not-fit", str(refused), "ask a shorter question, or begin anew")))
         except Exception as error:  # shown, never lost in a thread
             heard.put((side, Problem("unreadable", f"{names[side]}: {error}", "run `lingraft inspect` on it")))
         finally:
-            if pieces is not None:
-                pieces.close()
             heard.put((side, None))
 
     sides = [side for side, name in enumerate(names) if name.strip()]

@@ -15,10 +15,12 @@ from lingraft.studio.html import figures, join, tag
 from lingraft.studio.local import local, start_of
 from lingraft.studio.shown import problem
 from lingraft.studio.words import Both, Words
+from lingraft.weights.json_file import json_or_nothing
 
 SENTENCE = "很多人以为，夏天热是因为地球离太阳近。The wall is long, 长城很长。"
 EMPTY = Both("a folder, tokenizer.json or .model file", "文件夹、tokenizer.json 或 .model 文件")
 COLOURS = 6
+SHOWN = 5  # new pieces behind the sentence that the page begins with
 
 
 def page(words: Words, root: Path) -> None:
@@ -29,7 +31,7 @@ def page(words: Words, root: Path) -> None:
                          max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
         two = words.text(label=Both("Tokenizer after", "扩充后的分词器"), value=after, elem_id="cut-after",
                          max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
-    text = words.text(label=Both("Type a sentence", "输入一句话"), value=SENTENCE, lines=2,
+    text = words.text(label=Both("Type a sentence", "输入一句话"), value=SENTENCE + _new(before, after), lines=2,
                       elem_id="cut-text")  # fmt: skip
     view = gr.HTML(elem_id="cut-view")
     # Without triggers: when the page is shown and at every change. Cutting at once would delay the start by seconds.
@@ -46,6 +48,22 @@ def _first_pair(root: Path) -> tuple[str, str]:
         if this.model() is not None:
             return start_of(this), str(this.model())
     return "", ""
+
+
+def _new(before: str, after: str) -> str:
+    """Return some of the pieces that the second tokenizer has more, so that a difference is seen at once."""
+    old, new = (_pieces(Path(path) / "tokenizer.json") for path in (before, after))
+    more = [piece for piece in new - old if any("一" <= char <= "鿿" for char in piece)] if old else []
+    return "，".join(sorted(more, key=lambda piece: (-len(piece), piece))[:SHOWN])
+
+
+def _pieces(file: Path) -> set[str]:
+    """Return the pieces of a tokenizer.json that are written as they are read (byte-level ones are not)."""
+    told = json_or_nothing(file)
+    model, added = told.get("model"), told.get("added_tokens")
+    known = model.get("vocab") if isinstance(model, dict) else None
+    extra = [item.get("content") for item in added if isinstance(item, dict)] if isinstance(added, list) else []
+    return {piece for piece in (*(known if isinstance(known, dict) else ()), *extra) if isinstance(piece, str)}
 
 
 def render(before: str, after: str, text: str) -> str:

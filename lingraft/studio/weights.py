@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import gradio as gr
 
 from lingraft.outcome import Outcome, attempt
 from lingraft.problems import CODES, Findings, refuse
+from lingraft.studio.drop import Drops, look_at, zone
 from lingraft.studio.folders import find_runs, look
 from lingraft.studio.local import local, locals_in
 from lingraft.studio.shown import inspected, merged, shown, verified
@@ -22,39 +22,36 @@ BASE = Both("Base", "底座模型")
 ADAPTERS = Both("Adapters, one a line, in order", "适配器，每行一个，按顺序")
 
 
-def page(words: Words, root: Path) -> None:
+def page(words: Words, root: Path, drops: Drops) -> None:
     """Build the page: three forms, of which CSS shows the chosen one, each with its own answer below it."""
     runs = [str(p) for p in find_runs(root)]
     fill = words.make(gr.Dropdown, label=Both("Fill in the paths of a run", "填入某次训练的路径"), choices=runs,
                       value=runs[0] if runs else None, elem_id="fill", filterable=False,
                       visible=bool(runs))  # fmt: skip
+    gr.HTML(zone())
+    arrived = gr.Textbox(elem_id="drop-done", show_label=False, container=False)  # out of sight; drop.js fills it
     verb = words.make(gr.Radio, choices=FORMS, value="inspect", show_label=False, container=False, elem_id="verb")
     verb.change(None, verb, None, js="verb => { document.documentElement.dataset.verb = verb }")
-    fields = [*_inspect(words), *_verify(words), *_merge(words)]
+    inspected_here, path = _inspect(words)
+    fields = [path, *_verify(words), *_merge(words)]
+    arrived.change(lambda batch: _dropped(drops.whole(batch)), arrived, [*fields, inspected_here])
     fill.change(_filled, fill, fields, show_progress="hidden")
     if runs:
         for field, value in zip(fields, _filled(runs[0]), strict=True):
             field.value = value
 
 
-def _inspect(words: Words) -> list[Any]:
+def _inspect(words: Words) -> tuple[Any, Any]:
     with gr.Column(elem_classes="verb-form inspect"):
         path = words.text(label=PATH, elem_id="inspect-path", max_lines=1, placeholder=Both(
             "a model, an adapter, a run, a file", "模型、适配器、训练目录或文件"))  # fmt: skip
         everything = words.make(gr.Checkbox, label=Both("Read everything and fingerprint it", "读取全部内容并计算指纹"),
                                 elem_id="inspect-fingerprint")  # fmt: skip
         go = words.make(gr.Button, value=Both("Inspect", "检查"), variant="primary", elem_id="inspect-go")
-        with words.make(gr.Accordion, label=Both("Or drop files here", "或将文件拖到这里"), open=False,
-                        elem_id="drop-box"):  # fmt: skip
-            dropped = words.make(gr.File, label=Both(
-                "All files of one model or adapter (copied; for large ones give the path)",
-                "同一模型或适配器的全部文件（会被复制；大文件请直接填路径）"),
-                file_count="multiple", elem_id="drop", height=150)  # fmt: skip
         answer = gr.HTML(elem_id="inspect-answer")
     for event in (go.click, path.submit):
         event(lambda p, f: shown(inspect(p, f), inspected), [path, everything], answer)
-    dropped.upload(_dropped, dropped, [path, answer])
-    return [path]
+    return answer, path
 
 
 def _verify(words: Words) -> list[Any]:
@@ -149,10 +146,9 @@ def merge(base: str, adapters: str, out: str, dtype: str = "keep", tied: str = "
     return attempt(call, frozenset(allow or ()))
 
 
-def _dropped(files: Sequence[str] | None) -> tuple[str, str]:
-    """Put dropped files side by side in a folder of their own, under the names they came with, and inspect it."""
-    folder = Path(tempfile.mkdtemp(prefix="lingraft-dropped-"))
-    for file in map(Path, files or []):
-        (folder / file.name).symlink_to(file)
-    return str(folder), shown(inspect(str(folder)), inspected)
-
+def _dropped(folder: Path) -> list[Any]:
+    """Return the fields of all forms for a folder that was dropped, and its inspection."""
+    found = look_at(folder)
+    one = str(found.adapters[-1] if found.adapters else folder)
+    filled = [str(folder), one, found.base, "", found.base, "\n".join(map(str, found.adapters)), found.out]
+    return [*filled, shown(inspect(str(folder)), inspected)]

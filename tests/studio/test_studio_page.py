@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_pages import Studio, answered, inner, open_page, value, verb, without_time, write
+from studio_pages import Studio, answered, drop, inner, open_page, value, verb, without_time, write
 
 pytestmark = pytest.mark.slow
 SAYS = "([id, words]) => document.querySelector(id).innerText.replace(/\\s+/g, ' ').includes(words)"
@@ -80,15 +81,31 @@ def test_a_refusal_shows_code_message_and_remedy_as_the_command_line_tells_them(
         assert tab.locator(f"#inspect-answer .problem [data-field={field}]").inner_text() == problem[field]
 
 
-def test_dropped_files_are_inspected_together(tab: Any, studio: Studio) -> None:
+def test_a_folder_that_is_dropped_is_inspected_and_merged(tab: Any, studio: Studio, tmp_path: Path) -> None:
+    folder = shutil.copytree(studio.adapter, tmp_path / "适配器 one")
+    shutil.copytree(studio.adapter, folder / "checkpoint-5")
     open_page(tab, "weights")
-    tab.locator("#drop-box > button").click()
-    files = [str(p) for p in sorted(studio.adapter.iterdir())]
-    tab.locator("#drop input[type=file]").set_input_files(files)
-    here, told = answered(tab, "inspect-answer"), verb("inspect", studio.adapter)
+    drop(tab, folder)
+    here, told = answered(tab, "inspect-answer"), verb("inspect", folder)
     assert {k: here[k] for k in ("kind", "bytes", "adapter", "tensors")} == {
         k: told[k] for k in ("kind", "bytes", "adapter", "tensors")
     }
+    assert [p["path"] for p in here["contents"]] == [p["path"] for p in told["contents"]]
+    inner(tab, "merge")
+    assert tab.locator("#merge-base :is(input, textarea)").input_value() == str(studio.base)
+    write(tab, "merge-out", str(tmp_path / "merged"))
+    tab.locator("#merge-go").click()
+    assert answered(tab, "merge-answer")["fingerprint"] == verb("verify", tmp_path / "merged")["fingerprint"]
+
+
+def test_base_and_adapter_that_are_dropped_together_find_their_fields(tab: Any, studio: Studio) -> None:
+    open_page(tab, "weights")
+    drop(tab, studio.base, studio.adapter)
+    answered(tab, "inspect-answer")
+    inner(tab, "merge")
+    filled = [Path(tab.locator(f"#merge-{name} :is(input, textarea)").input_value()) for name in ("base", "adapters")]
+    assert [p.name for p in filled] == [studio.base.name, studio.adapter.name]
+    assert filled[0].parent == filled[1].parent != studio.base.parent
 
 
 def test_a_sentence_is_cut_as_transformers_cuts_it(tab: Any, studio: Studio) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lingraft.outcome import attempt
-from lingraft.problems import Refusal
+from lingraft.problems import Findings, Refusal
+from lingraft.serve import choose
+from lingraft.serve.choose import open_engine
 from lingraft.studio.cut import cut
+from lingraft.studio.drop import Drops
 from lingraft.studio.folders import find_runs, look
 from lingraft.studio.guard import Guard
 from lingraft.studio.html import tag
 from lingraft.studio.run import listen, studio
+from lingraft.studio.talk import Loaded, Warned, answers
 from lingraft.studio.words import Both
 
 
@@ -33,7 +38,9 @@ def answer(password: str | None = None, **headers: str) -> tuple[int, dict[bytes
         sent.append(message)
 
     given = [(key.encode(), text.encode()) for key, text in headers.items()]
-    asyncio.run(Guard(_page, password)({"type": "http", "headers": given}, None, send))  # type: ignore[arg-type]
+    guarded: Any = Guard(_page, password)({"type": "http", "headers": given}, None, send)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(1) as pool:  # a browser that other tests drive has a loop in this thread
+        pool.submit(asyncio.run, guarded).result()
     return sent[0]["status"], dict(sent[0]["headers"])
 
 
@@ -80,6 +87,36 @@ def test_a_port_that_is_taken_is_refused_and_without_one_the_next_is_found() -> 
         taken.listen()
         with pytest.raises(Refusal, match="cannot listen"):
             listen("127.0.0.1", taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "", "a\\..\\b", "C:/a", "a\0b", "x" * 300])
+def test_what_is_dropped_stays_in_its_folder(name: str) -> None:
+    assert Drops().place("0123456789abcdef", name) is None
+
+
+def test_what_is_dropped_goes_when_the_studio_ends() -> None:
+    drops = Drops()
+    place = drops.place("0123456789abcdef", "适配器/a.json")
+    assert place is not None and Path(drops.held.name).is_dir()
+    del drops
+    assert not place.parent.parent.parent.exists()
+
+
+def test_a_long_talk_loses_its_oldest_turns_and_is_answered(base: Path) -> None:
+    turn = [{"role": "user", "content": "长城很长。" * 40}, {"role": "assistant", "content": "是。"}]
+    talk = [*turn * 60, {"role": "user", "content": "很长吗？"}]
+    heard = [piece for _, piece in answers(Loaded(), [str(base)], [talk], 4)]
+    assert heard and all(isinstance(piece, str) for piece in heard)
+
+
+def test_what_the_engine_warns_of_is_shown_beside_the_answer(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def warned(options: Any, engine: Any, findings: Findings) -> Any:
+        findings.warn("wrong-order", "a warning", "a remedy")
+        return open_engine(options, engine, findings)
+
+    monkeypatch.setattr(choose, "open_engine", warned)
+    first = next(answers(Loaded(), [str(base)], [[{"role": "user", "content": "很长吗？"}]], 4))[1]
+    assert isinstance(first, Warned) and first.problem.message == "a warning"
 
 
 def test_a_run_is_found_by_its_folder_and_its_own_stages_are_not_runs(run: Path) -> None:
