@@ -157,7 +157,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     dtypes = dict(model.dtypes)
     if ends.head is not None and ends.embedding is not None:
         dtypes.setdefault(ends.head, dtypes.get(ends.embedding, torch.float32))
-    dtypes = {(made.rename.live(name) if headed.left_out or new else name): dtype for name, dtype in dtypes.items()}
+    dtypes |= {made.rename.live(name): dtype for name, dtype in dtypes.items()}  # a new head may have renamed them
     changed = adapter.lineage.config if adapter.lineage else {}
     return Model(headed.weights, {**headed.config, **changed}, ends, (*model.applied, _counts(adapter, made)),
                  (*model.plans, made), (*model.left_out, *headed.left_out), dtypes)

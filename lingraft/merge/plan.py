@@ -10,6 +10,7 @@ from typing import Any
 from lingraft.merge.adapter import Adapter, some
 from lingraft.merge.ends import Ends
 from lingraft.merge.experts import container, fused_leaves, stored
+from lingraft.merge.heads import TASKS
 from lingraft.merge.match import Renaming, match
 from lingraft.merge.modules import Module, Plan, listed_as_saved, plan_experts, plan_module
 from lingraft.merge.names import NEW_HEADS, Part
@@ -64,7 +65,10 @@ def _is_new(adapter: Adapter, part: Part) -> bool:
     if part.role not in ("value", "original"):
         return False
     steps = part.module.split(".")
-    return any(step in NEW_HEADS for step in steps) or (listed_as_saved(adapter, part.module) and len(steps) < 3)
+    if any(step in NEW_HEADS for step in steps):
+        return True
+    # A class for a task may want more than its head (BERT's pooler): `apply_head` holds it against the class.
+    return listed_as_saved(adapter, part.module) and (len(steps) < 3 or adapter.config.get("task_type") in TASKS)
 
 
 def _has_place(adapter: Adapter, part: Part, weights: Lazy, rename: Renaming) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lingraft.verify.live import parameters
+from lingraft.weights.live import parameters
 from lingraft.weights.tensors import Entry, Lazy, Tensor, row_blocks
 
 BLOCK = 64 << 20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,3 +197,24 @@ def test_a_head_that_the_files_call_otherwise_equals_peft(base, adapter, run, co
     made = adapter(base("gpt_neox"), **{"target_modules": ["query_key_value"], **config})
     out = run(base("gpt_neox"), made)
     assert same(dict(load_model(out).state_dict()), by_peft(base("gpt_neox"), made))
+
+
+CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a head of two layers": ("Roberta", {"target_modules": ["query"]}),
+    "a head and a pooler": ("Bert", {"target_modules": ["query"], "modules_to_save": ["pooler", "classifier"]}),
+    "experts": ("Mixtral", {"target_modules": ["q_proj"]}),
+}
+
+
+@pytest.mark.parametrize("family, config", CLASSES.values(), ids=CLASSES.keys())
+def test_a_classifier_out_of_a_language_model_is_the_class_that_was_trained(adapter, run, tmp_path, family, config):
+    shape = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "max_position_embeddings": 70}  # fmt: skip
+    kind = f"{family}ForCausalLM" if family == "Mixtral" else f"{family}ForMaskedLM"
+    getattr(transformers, kind)(getattr(transformers, f"{family}Config")(**shape)).save_pretrained(tmp_path / "base")
+    load = getattr(transformers, f"{family}ForSequenceClassification")
+    labelled = SimpleNamespace(from_pretrained=partial(load.from_pretrained, num_labels=3))
+    made = adapter(tmp_path / "base", load=labelled, task_type="SEQ_CLS", **config)
+    merged, loaded = load.from_pretrained(run(tmp_path / "base", made), output_loading_info=True)
+    assert merged.config.num_labels == 3 and not (loaded["missing_keys"] or loaded["unexpected_keys"])
+    assert same(dict(merged.state_dict()), dict(adapter.live.merge_and_unload().state_dict()))
