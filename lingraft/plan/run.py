@@ -26,6 +26,7 @@ from lingraft.train.stage import Examples, Stage
 from lingraft.train.techniques import Technique, Tuning
 from lingraft.train.techniques.freeze import Freeze
 from lingraft.train.techniques.lora import Lora
+from lingraft.train.techniques.prompt import Prompt
 from lingraft.train.techniques.qlora import Qlora
 
 STAGES = ("pretrain", "sft", "prefer", "classify")
@@ -146,8 +147,8 @@ def traced(technique: Technique) -> Technique:
     """Return the technique that costs the same and needs no weights to begin."""
     if isinstance(technique, Qlora):
         return technique.lora
-    if technique.kind in ("prompt", "prefix"):  # text by text through peft, which is not traced; about as much memory
-        return Lora.model_validate({"r": 1})
+    if isinstance(technique, Prompt):  # the words it begins with have no weights here
+        return technique.model_copy(update={"text": None})
     if isinstance(technique, Lora) and technique.kind == "pissa":
         return technique.model_copy(update={"kind": "lora"})
     return technique

@@ -43,6 +43,9 @@ def build(config: Any, kind: Kind = "causal") -> nn.Module:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    if getattr(config, "is_encoder_decoder", False):
+        refuse("config-mismatch", f"{config.model_type} is an encoder with a decoder, which is not trained here",
+               "choose a causal language model, or an encoder to classify with")  # fmt: skip
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
         with torch.device("meta"):
@@ -93,16 +96,30 @@ def with_rows(config: Any, rows: int) -> Any:
 
 
 def depths_to_trace(model: nn.Module, config: Any) -> tuple[int, ...]:
-    """Return the depths to trace: two small ones where all blocks are equal, else the whole."""
+    """Return the depths to trace: two small ones that one repetition of the blocks lies between, or the whole.
+
+    Blocks are told apart by their parameters and their kind of attention: Gemma 3's repeat after six, DeepSeek's
+    after the first few.
+    """
     whole = depth_of(config)
-    kinds = getattr(config.get_text_config(), "layer_types", None) or []
     shapes = [_shapes(block) for block in blocks_of(model, config)]
-    if whole <= _BIG or not shapes or any(s != shapes[0] for s in shapes) or len(set(kinds)) > 1:
+    kinds = getattr(config.get_text_config(), "layer_types", None) or [None] * whole
+    if not shapes or len(kinds) != whole:
         return (whole,)
-    return (_SMALL, _BIG)
+    first, period = _repetition(list(zip(kinds, shapes, strict=True)))
+    small = max(_LEAST, first + max(period, _LEAST - 1))
+    small += (whole - small) % period
+    return (small, small + period) if whole > small + period else (whole,)
 
 
-_SMALL, _BIG = 3, 4  # depths from which deeper models are continued in a straight line
+_LEAST = 3  # the smallest depth that has a first, a middle and a last block
+
+
+def _repetition(blocks: list[Any]) -> tuple[int, int]:
+    """Return from which block on the blocks repeat, and after how many: the pair with the smallest sum."""
+    count = len(blocks)
+    pairs = sorted(((first, period) for period in range(1, count + 1) for first in range(count)), key=sum)
+    return next((f, p) for f, p in pairs if all(blocks[i] == blocks[i + p] for i in range(f, count - p)))
 
 
 def depth_of(config: Any) -> int:
@@ -133,7 +150,8 @@ def _from_values(values: Mapping[str, Any] | None, path: Path) -> Any:
         rest = {k: v for k, v in values.items() if k not in ("model_type", "auto_map")}
         return AutoConfig.for_model(values["model_type"], **rest)
     except Exception as error:  # configs validate themselves, each in its own way
-        refuse("config-mismatch", f"{path} is refused by transformers: {str(error).splitlines()[0]}",
+        why = str(error).splitlines()[0].partition(" Should contain one of")[0]  # five hundred names follow
+        refuse("config-mismatch", f"{path} is refused by transformers: {why}",
                "restore it from its source, or update transformers", path)  # fmt: skip
 
 

@@ -76,17 +76,17 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, ledger: Ledger) -> Tensor:
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         rows = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, rows)
         ctx.ledger = ledger
-        ledger.operations += 2 * query.numel() * query.shape[1]  # two products, half of each under the diagonal
+        ledger.operations += 2 * query.numel() * key.shape[1]  # two products, half of each under the diagonal
         return out
 
     @staticmethod
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, *_kept = ctx.saved_tensors
-        ctx.ledger.operations += 5 * query.numel() * query.shape[1]  # five products
+        ctx.ledger.operations += 5 * query.numel() * key.shape[1]  # five products
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 

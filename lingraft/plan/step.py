@@ -22,6 +22,8 @@ from lingraft.train.linear import speed_up
 from lingraft.train.techniques import Setting, Technique
 from lingraft.train.techniques.targets import linear_layers
 
+_WHOLE = 1 << 30  # a length that no text has: attention over all there is, prefixes included
+
 
 @dataclass(frozen=True)
 class Work:
@@ -82,7 +84,8 @@ def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work:
              below: Sequence[Any]) -> Step:  # fmt: skip
     ledger = Ledger([*model.parameters(), *model.buffers()])
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    stand_ins.set_attention(causal, work.length, work.fused, ledger)
+    prompted = bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
+    stand_ins.set_attention(causal, _WHOLE if prompted else work.length, work.fused, ledger)
     if work.checkpointing:
         again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), stand_ins.Autocast(work.dtype))}
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
@@ -99,7 +102,7 @@ def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work:
         for _ in range(min(work.micro_steps, 2)):  # a third holds no more than the second
             ledger.operations = ledger.moved = 0
             ledger.enter("forward")
-            logits = _micro_step(model, causal, kind, work, ledger)
+            logits = _micro_step(model, causal, kind, work, ledger, prompted)
     return Step(
         weights=_weights(model) - sum(_bytes(b.weight) - nf4_bytes(b.weight) for b in below),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -108,11 +111,17 @@ def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work:
     )  # fmt: skip
 
 
-def _micro_step(model: Any, causal: Any, kind: skeleton.Kind, work: Work, ledger: Ledger) -> int:
+def _micro_step(model: Any, causal: Any, kind: skeleton.Kind, work: Work, ledger: Ledger,
+                prompted: bool) -> int:  # fmt: skip
     """Go forward and backward once, as `train.supervised` does; return the bytes that the head's logits took."""
     autocast = stand_ins.Autocast(work.dtype)
     with autocast:
-        loss, logits = _classified(model, work, ledger) if kind == "classify" else _supervised(causal, work, ledger)
+        if kind == "classify":
+            loss, logits = _classified(model, work, ledger)
+        elif prompted:
+            loss, logits = _text_by_text(model, work, ledger)
+        else:
+            loss, logits = _supervised(causal, work, ledger)
         autocast.forget()
         ledger.enter("start")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -135,6 +144,17 @@ def _supervised(causal: Any, work: Work, ledger: Ledger) -> tuple[Tensor, int]:
     ledger.enter("head")
     total = loss_sum(hidden, where, head)
     return total / 1, ledger.peaks["head"].live - before
+
+
+def _text_by_text(model: Any, work: Work, ledger: Ledger) -> tuple[Tensor, int]:
+    """Go through texts one by one, behind the vectors that prompt or prefix tuning trains, with all of their logits."""
+    ids = torch.zeros(1, work.length, dtype=torch.long)
+    parts = [model(input_ids=ids).logits[0, -work.length :] for _ in range(work.blocks)]
+    before = ledger.live - sum(_bytes(part) for part in parts)
+    ledger.enter("head")
+    where = torch.zeros(work.tokens - work.blocks, dtype=torch.long)
+    loss = nn.functional.cross_entropy(torch.cat(parts)[where].float(), where, reduction="sum")
+    return loss / 1, ledger.peaks["head"].live - before
 
 
 def _classified(model: Any, work: Work, ledger: Ledger) -> tuple[Tensor, int]:

@@ -91,6 +91,47 @@ def cost_of(model: Model, name: str, whole: bool = False, **layout: Any) -> Any:
     return weigh(model, NAMED[name].techniques, work, card, NAMED[name].quantised, whole)
 
 
+@pytest.mark.parametrize(("kind", "more", "depths"), [
+    ("gemma2", {"num_hidden_layers": 10}, (4, 6)),
+    ("deepseek_v2", {"num_hidden_layers": 9, "first_k_dense_replace": 2, "q_lora_rank": None, "kv_lora_rank": 16,
+                     "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}, (4, 5)),
+])  # fmt: skip
+def test_blocks_of_several_kinds_are_continued_by_their_repetition(
+    kind: str, more: dict[str, Any], depths: tuple[int, ...]
+) -> None:
+    from transformers import AutoConfig
+
+    small = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32,
+             "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "n_routed_experts": 8,
+             "num_experts_per_tok": 2, "n_shared_experts": 1}  # fmt: skip
+    model = look(AutoConfig.for_model(kind, **{**small, **more}))
+    assert model.depths == depths
+    assert cost_of(model, "freeze") == cost_of(model, "freeze", whole=True)
+
+
+@pytest.mark.parametrize("kind", ["prompt", "prefix"])
+def test_prompts_and_prefixes_cost_their_own_vectors(kind: str, tiny_untied: Path) -> None:
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from lingraft.train.techniques.prompt import Prompt
+
+    make = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[kind]
+    judge = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_untied),
+                           make(num_virtual_tokens=7, task_type="CAUSAL_LM"))  # fmt: skip
+    technique: Any = Prompt(kind=kind, tokens=7)  # type: ignore[arg-type]
+    made = [weigh(look(read_config(tiny_untied)), lambda *_: [technique], Work(n, blocks=2), find("L4", None))
+            for n in (32, 64)]  # fmt: skip
+    assert made[0].trained == judge.get_nb_trainable_parameters()[0]
+    assert made[0].activations < made[1].activations and made[0].logits < made[1].logits
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "num_layers": 2, "d_model": 32}')
+    with pytest.raises(Refusal, match="encoder with a decoder"):
+        plan(tmp_path, hardware="L4")
+
+
 @pytest.mark.parametrize("name", ["full", "freeze", "qlora+embed"])
 def test_a_deep_model_continued_from_two_depths_equals_the_whole_traced(name: str) -> None:
     from transformers import Qwen2Config

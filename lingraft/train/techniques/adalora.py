@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.lora import task_type
-from lingraft.train.techniques.targets import ALL, resolve
+from lingraft.train.techniques.targets import ALL, resolve, wrapped_by_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +63,7 @@ class AdaLora(BaseModel):
 
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:  # noqa: ARG002
         """Wrap the model with peft. Error: `recipe-invalid` for targets that do not exist."""
-        from peft import AdaLoraConfig, get_peft_model
+        from peft import AdaLoraConfig
 
         causal: Any = model
         config = AdaLoraConfig(
@@ -72,8 +72,7 @@ class AdaLora(BaseModel):
             deltaT=self.every, orth_reg_weight=self.orthogonality,
             total_step=1 << 30,  # not known yet: set when training begins
         )  # fmt: skip
-        wrapped: nn.Module = get_peft_model(causal, config)
-        return wrapped
+        return wrapped_by_peft(causal, config, self.kind)  # type: ignore[no-any-return]
 
     def on_trainer(self, tuning: Tuning) -> Tuning:
         """Set a learning rate, the callback that deals out ranks, and the penalty."""

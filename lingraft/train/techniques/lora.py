@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingraft.problems import refuse
 from lingraft.train.techniques import Leaves, Setting, Tuning
-from lingraft.train.techniques.targets import ALL, resolve
+from lingraft.train.techniques.targets import ALL, resolve, wrapped_by_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,7 +52,7 @@ class Lora(BaseModel):
 
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:
         """Wrap the model with peft. Error: `recipe-invalid` for targets, modules or rows that do not exist."""
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig, PeftModel
 
         if isinstance(model, PeftModel):
             refuse("recipe-invalid", f"techniques: {self.kind} stands beside another adapter technique",
@@ -68,7 +68,7 @@ class Lora(BaseModel):
         )  # fmt: skip
         if self.kind == "pissa":
             config.init_lora_weights = "pissa_niter_4"
-        wrapped: Any = get_peft_model(causal, config)
+        wrapped: Any = wrapped_by_peft(causal, config, self.kind)
         if self.kind == "pissa":
             _keep_start(wrapped, setting.work / PISSA_START)
         return wrapped  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.lora import task_type
+from lingraft.train.techniques.targets import wrapped_by_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,7 @@ class Prompt(BaseModel):
 
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:
         """Wrap the model with peft."""
-        from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit, get_peft_model
+        from peft import PrefixTuningConfig, PromptTuningConfig, PromptTuningInit
 
         causal: Any = model
         config: Any
@@ -51,8 +52,7 @@ class Prompt(BaseModel):
                 task_type=task_type(causal), num_virtual_tokens=self.tokens, prompt_tuning_init=start,
                 prompt_tuning_init_text=self.text, tokenizer_name_or_path=str(setting.base) if self.text else None,
             )  # fmt: skip
-        wrapped: nn.Module = get_peft_model(causal, config)
-        return wrapped
+        return wrapped_by_peft(causal, config, self.kind)  # type: ignore[no-any-return]
 
     def on_trainer(self, tuning: Tuning) -> Tuning:
         """Set a learning rate fit for few, fresh parameters."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lingraft.problems import refuse
 
@@ -41,3 +41,14 @@ def resolve(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
         refuse("recipe-invalid", f"targets: {', '.join(missing)} matches no linear layer; this model has "
                f"{', '.join(exist)}", "name some of these, or all-linear")  # fmt: skip
     return targets if isinstance(targets, str) else list(targets)
+
+
+def wrapped_by_peft(model: Any, config: Any, kind: str) -> Any:
+    """Return the model inside peft. Error: `recipe-invalid` with peft's own words, for layers that it cannot adapt."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(model, config)
+    except (ValueError, NotImplementedError) as error:
+        refuse("recipe-invalid", f"techniques: peft cannot put {kind} on this model: {str(error).splitlines()[0]}",
+               "name other targets, or choose another technique")  # fmt: skip
