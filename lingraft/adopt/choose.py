@@ -7,14 +7,29 @@ A config's claim or a published model of these shapes decides first; then Gemma'
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lingraft.adopt.family import Family, Fields
 from lingraft.adopt.known import KNOWN
-from lingraft.adopt.names import Named
+from lingraft.adopt.names import Named, known_families
+from lingraft.problems import Findings
 from lingraft.weights.tensors import Entry
 
 GEMMA_VOCAB = 256_000
+
+
+def refuse_another_type(path: Path, named: Named, config: Fields, given: Fields, findings: Findings) -> None:
+    """Refuse a config of a type that lingraft does not adopt: its names may be Llama's, what it computes is not.
+
+    Problem: `config-mismatch`.
+    """
+    claimed = config.get("model_type")
+    if isinstance(claimed, str) and claimed not in known_families() and "model_type" not in given:
+        fitting = named.families[0].model_type
+        findings.problem("config-mismatch", f"{path}: its config says model_type {claimed}, which lingraft does not "
+                         f"adopt; its tensors have the names of {fitting}, and may mean another computation",
+                         f"keep its config, or add --set model_type={fitting} if it computes the same", path)
 
 
 def ordered(named: Named, config: Fields, given: Fields) -> tuple[tuple[Family, str, str], ...]:

@@ -45,7 +45,7 @@ def _questions(body: str, model_type: str) -> Any:
     return questions
 
 
-def _architecture(model_type: str) -> Any:
+def _architecture(body: str, model_type: str) -> Any:
     stem = {"bert": "Bert", "roberta": "Roberta"}[model_type]
 
     def name(shapes: Shapes) -> str:
@@ -56,7 +56,9 @@ def _architecture(model_type: str) -> Any:
         if "qa_outputs.weight" in shapes:
             return f"{stem}ForQuestionAnswering"
         if any(name.startswith("classifier.") for name in shapes):
-            return f"{stem}ForSequenceClassification"
+            pooled = model_type == "bert" and f"{body}pooler.dense.weight" in shapes
+            whole = pooled or "classifier.dense.weight" in shapes  # one label a text; else one a token
+            return f"{stem}For{'Sequence' if whole else 'Token'}Classification"
         return f"{stem}Model"
 
     return name
@@ -80,7 +82,7 @@ def _family(model_type: str, fits: Any) -> Family:
     body = f"{model_type}."
     return Family(
         model_type, body, r"encoder\.layer\.0\.attention\.self\.query\.weight", OUTSIDE, fits,
-        _sizes(body, model_type), _questions(body, model_type), _architecture(model_type), _config(model_type),
+        _sizes(body, model_type), _questions(body, model_type), _architecture(body, model_type), _config(model_type),
         _claims, f"{body}embeddings.word_embeddings.weight", masked=True,
     )  # fmt: skip
 

@@ -61,9 +61,16 @@ def claimed_head(width: Any, heads: Any) -> dict[str, int]:
     return {"head_dim": width // heads} if whole else {}
 
 
+def labels_of(shapes: Shapes) -> int | None:
+    """Return the number of classes of a head for classification, where there is one."""
+    heads = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+    return next((shapes[name][0] for name in heads if name in shapes), None)
+
+
 def head_sizes(*rows: int) -> tuple[int, ...]:
     """Return the head sizes that cut all of these row counts evenly, the likeliest first."""
     fitting = [size for size in HEAD_SIZES if all(count % size == 0 for count in rows)]
+    fitting = fitting or [size for size in range(2, 513, 2) if all(count % size == 0 for count in rows)]
     if max(rows) > 256:
         return tuple(size for size in fitting if size >= 16) or tuple(fitting)
     return tuple(sorted(fitting, key=lambda size: abs(max(rows) // size - 4)))  # tiny models have a few small heads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lingraft.adopt.family import Family, Fields, Question, Shapes, claimed_head, count_layers, head_sizes
@@ -10,6 +10,10 @@ from lingraft.adopt.family import Family, Fields, Question, Shapes, claimed_head
 WTE, WPE = "transformer.wte.weight", "transformer.wpe.weight"
 EMBED_IN = "gpt_neox.embed_in.weight"
 NEOX_LAYER = "gpt_neox.layers.0."
+
+
+def _architecture(stem: str, usual: str) -> Callable[[Shapes], str]:
+    return lambda shapes: f"{stem}ForSequenceClassification" if "score.weight" in shapes else usual
 
 
 def _gpt2_sizes(shapes: Shapes) -> dict[str, Any]:
@@ -77,8 +81,8 @@ def _neox_claims(config: Fields) -> dict[str, Any]:
 
 FAMILIES = (
     Family("gpt2", "transformer.", r"h\.0\.attn\.c_attn\.weight", ("lm_head", "score"), lambda _: True, _gpt2_sizes,
-           _gpt2_questions, lambda _: "GPT2LMHeadModel", _gpt2_config, _gpt2_claims, WTE),
+           _gpt2_questions, _architecture("GPT2", "GPT2LMHeadModel"), _gpt2_config, _gpt2_claims, WTE),
     Family("gpt_neox", "gpt_neox.", r"layers\.0\.attention\.query_key_value\.weight", ("embed_out", "lm_head", "score"),
-           lambda _: True, _neox_sizes, _neox_questions, lambda _: "GPTNeoXForCausalLM", _neox_config, _neox_claims,
-           EMBED_IN),
+           lambda _: True, _neox_sizes, _neox_questions, _architecture("GPTNeoX", "GPTNeoXForCausalLM"), _neox_config,
+           _neox_claims, EMBED_IN),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lingraft.adopt.family import Family, Fields, Question
+from lingraft.adopt.family import Family, Fields, Question, labels_of
 from lingraft.adopt.known import KNOWN, Known
 from lingraft.adopt.names import Named
 from lingraft.problems import Findings
@@ -37,6 +37,7 @@ class Outline:
     questions: tuple[Question, ...]
     claims: Mapping[str, tuple[Any, str]]  # question → value and who says so
     published: tuple[Known, ...]  # models of the same shapes, the nearest vocabulary first
+    labels: int | None = None  # classes of a head for classification
 
     def start(self) -> dict[str, Any]:
         """Return the likeliest value of every question."""
@@ -44,7 +45,10 @@ class Outline:
 
     def config(self, chosen: Fields) -> dict[str, Any]:
         """Return config.json's fields for one set of answers."""
-        return self.family.config(self.sizes, chosen)
+        config = self.family.config(self.sizes, chosen)
+        names = [f"LABEL_{number}" for number in range(self.labels or 0)]
+        return config | ({"id2label": {str(i): name for i, name in enumerate(names)},
+                          "label2id": {name: i for i, name in enumerate(names)}} if names else {})  # fmt: skip
 
 
 def who_says(checkpoint: Checkpoint, name: str) -> str:
@@ -72,9 +76,10 @@ def outline(family: Family, named: Named, checkpoint: Checkpoint, given: Fields,
     scalings += [known.fields[SCALING] for known in published if known.fields.get(SCALING)]
     if scalings or SCALING in claims:
         questions.append(Question(SCALING, (*scalings, None) if scalings else (None,)))
-    claims = {name: claim for name, claim in claims.items() if _possible(source, name, claim, questions, findings)}
+    claims = {name: claim for name, claim in claims.items()
+              if _possible(source, name, claim, sizes, questions, findings)}  # fmt: skip
     asked = tuple(_with_candidates(question, claims, published) for question in questions)
-    return Outline(family, sizes, asked, claims, published)
+    return Outline(family, sizes, asked, claims, published, labels_of(shapes))
 
 
 def _sizes_only(sizes: Fields) -> dict[str, Any]:
@@ -115,12 +120,15 @@ def _from_buffers(buffers: Mapping[str, Entry], claims: Fields) -> dict[str, Any
     return rope if "rotary_pct" in claims else {**rope, "head_dim": 2 * entry.shape[0]}
 
 
-def _possible(source: Path, name: str, claim: tuple[Any, str], questions: Sequence[Question],
+def _possible(source: Path, name: str, claim: tuple[Any, str], sizes: Fields, questions: Sequence[Question],
               findings: Findings) -> bool:  # fmt: skip
     """Tell whether shapes allow a claim; head sizes must cut q and k evenly."""
     value, who = claim
     question = next((question for question in questions if question.name == name), None)
-    if name != "head_dim" or question is None or value in question.candidates:
+    rows = [sizes[key] for key in ("query_rows", "key_rows", "hidden_size", "n_embd") if key in sizes]
+    rows = rows[:2] if "query_rows" in sizes else rows
+    cuts = isinstance(value, int) and value > 0 and all(count % value == 0 for count in rows)
+    if name != "head_dim" or question is None or cuts:
         return True
     told = f"{source}: {who} says head_dim {value}, which does not cut the rows of q and k evenly"
     remedy = f"possible are {', '.join(map(str, question.candidates))}"
@@ -141,6 +149,6 @@ def _with_candidates(question: Question, claims: Mapping[str, tuple[Any, str]],
                       for known in published]  # fmt: skip
     found: list[Any] = []
     for value in (*first, *(v for v in from_published if v is not None), *question.candidates):
-        if value not in found and (question.name != "head_dim" or value in question.candidates):
+        if value not in found and (question.name != "head_dim" or value in (*first, *question.candidates)):
             found.append(value)
     return replace(question, candidates=tuple(found))

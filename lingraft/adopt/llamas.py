@@ -20,11 +20,21 @@ CLASS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwe
          "gemma2": "Gemma2", "gemma3_text": "Gemma3"}  # fmt: skip
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 THETAS = dict.fromkeys(("qwen2", "qwen3", "gemma3_text"), (1e6, 1e4, 1e5, 5e5, 5e6, 1e7))
+NEEDED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
+          "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight", "input_layernorm.weight",
+          "post_attention_layernorm.weight")  # fmt: skip
+FOREIGN = {"input_layernorm.bias", "post_attention_layernorm.bias"}  # StableLM; all of these norm by the mean square
 EPSILON = {"llama": (1e-5, 1e-6), "mistral": (1e-5, 1e-6)}
 
 
 def _has(shapes: Shapes, leaf: str) -> bool:
     return LAYER + leaf in shapes
+
+
+def _is_decoder(shapes: Shapes) -> bool:
+    """Tell whether some layer has what every one of these families has; Phi, OPT, OLMo, Cohere share only names."""
+    leaves = {name.split(".", 3)[3] for name in shapes if name.startswith("model.layers.") and name.count(".") > 3}
+    return leaves.issuperset(NEEDED) and not leaves & FOREIGN
 
 
 def _is_plain(shapes: Shapes) -> bool:
@@ -158,7 +168,8 @@ def claims(config: Fields) -> dict[str, Any]:
 
 def _family(model_type: str, fits: Any) -> Family:
     return Family(
-        model_type, "model.", r"layers\.0\.self_attn\.q_proj\.weight", ("lm_head", "score"), fits, sizes,
+        model_type, "model.", r"layers\.0\.self_attn\.q_proj\.weight", ("lm_head", "score"),
+        lambda shapes: _is_decoder(shapes) and fits(shapes), sizes,
         _questions(model_type), _architecture(model_type), _config(model_type), claims, EMBEDDING,
     )  # fmt: skip
 

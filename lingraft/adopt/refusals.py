@@ -25,6 +25,16 @@ VISION = (r"(.*\.)?(vision_tower|vision_model|visual|vision_encoder|vision_embed
           r"|patch_embedding|multi_modal_projector|mm_projector|audio_tower|embed_vision)(\..*|$)")
 EXPERTS = r".*\.(experts\.\d+|experts\.gate_up_proj|block_sparse_moe|router)\..*|.*\.experts\..*"
 ADAPTER = r".*\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector)(\..*|$)"
+# Models that lingraft does not adopt, by a tensor that only they have; told so that nobody looks for a fault.
+STRANGERS = {
+    "DistilBERT": r".*transformer\.layer\.\d+\.attention\.q_lin\..*", "OPT": r".*decoder\.layers\.\d+\.fc1\..*",
+    "Phi": r".*layers\.\d+\.self_attn\.dense\..*", "Phi-3 or GLM": r".*layers\.\d+\.mlp\.gate_up_proj\..*",
+    "BLOOM or Falcon": r".*\.self_attention\.query_key_value\..*", "T5": r".*\.SelfAttention\.q\.weight",
+    "GPT-J": r".*h\.\d+\.attn\.out_proj\..*", "ALBERT": r".*albert_layer_groups\..*",
+    "DeBERTa": r".*attention\.self\.(query_proj|in_proj)\..*", "StarCoder 2": r".*layers\.\d+\.mlp\.c_fc\..*",
+    "OLMo 2": r".*layers\.\d+\.post_feedforward_layernorm\..*", "StableLM": r".*layers\.\d+\.input_layernorm\.bias",
+    "BART or Whisper": r".*\.encoder_attn\..*", "Mamba": r".*\.mixer\.A_log",
+}  # fmt: skip
 SHOWN = 4
 
 
@@ -64,9 +74,12 @@ def refuse_mixed(path: Path, named: Named, findings: Findings) -> None:
         findings.problem("config-mismatch", f"{path} holds {len(named.models)} models: {some(list(named.models))}",
                          "adopt one model at a time", path, named.models[-1])
     elif not named.families:
-        findings.problem("unknown-format", f"{path}: no family has tensors such as {some(list(named.entries))}; "
-                         f"lingraft adopts {', '.join(known_families())}", "check that these are a language "
-                         "model's weights", path, next(iter(named.entries), None))
+        kind, given_away = next(((kind, matching) for kind, pattern in STRANGERS.items()
+                                 if (matching := _matching(named.entries, pattern))), ("", list(named.entries)))
+        told = f"looks like {kind}: {some(given_away)}" if kind else f"no family has tensors such as {some(given_away)}"
+        findings.problem("unknown-format", f"{path}: {told}; lingraft adopts {', '.join(known_families())}",
+                         "keep the config that came with it" if kind else "check that these are a language model's "
+                         "weights", path, next(iter(given_away), None))  # fmt: skip
     if findings.problems or not named.families:
         return
     layers: dict[str, dict[int, tuple[int, ...]]] = {}

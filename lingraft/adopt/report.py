@@ -23,7 +23,8 @@ ANSWERED = ("head_dim", "num_attention_heads", "n_head", "num_key_value_heads", 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # What an old config says of these holds: no tensor speaks against it.
 KEPT = (*TOKENS, "sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "rope_local_base_freq")
-SHAPED = ("n_ctx", "num_attention_heads", "num_key_value_heads", "torch_dtype", "head_dim")  # of one, or no question
+# Of heads here where no question was open.
+SHAPED = ("n_ctx", "num_attention_heads", "num_key_value_heads", "torch_dtype", "head_dim", "id2label", "label2id")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ def config_of(outline: Outline, decision: Decision, architecture: str, told: Tol
     chosen = decision.chosen() | _published_extras(outline, decision)
     same = claimed.get("model_type") == outline.family.model_type
     kept = {k: v for k, v in claimed.items() if (k not in REPLACED if same else k in OTHER_TYPE)}
-    found = outline.family.config(outline.sizes, chosen)
+    found = outline.config(chosen)
+    if outline.labels is not None and len(kept.get("id2label") or ()) == outline.labels:
+        found |= {name: kept[name] for name in ("id2label", "label2id") if name in kept}  # the classes' own names
     config = {"architectures": [architecture], **kept, **found, "torch_dtype": dtype}
     config |= {name: kept[name] for name in KEPT if name in kept}
     types = claimed.get("layer_types")

@@ -16,7 +16,7 @@ import torch
 
 from lingraft.adopt import tokenizer as tokenizers
 from lingraft.adopt.answers import Decision
-from lingraft.adopt.choose import ordered
+from lingraft.adopt.choose import ordered, refuse_another_type
 from lingraft.adopt.complete import check_complete
 from lingraft.adopt.decide import decide
 from lingraft.adopt.family import Family
@@ -60,6 +60,8 @@ def adopt(
     refuse_mixed(src, named, findings)
     findings.settle()
     given = {name: _value(raw) for name, raw in (settings or {}).items()}
+    refuse_another_type(src, named, source.checkpoint.config, given, findings)
+    findings.settle()
     with output_directory(out, overwrite) as partial:
         files = _tokenizer_files(source.checkpoint, src, tokenizer, named.families[0])
         loaded = tokenizers.write(files, partial) if tokenizers.has_tokenizer(files) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from adopt_models import problems
 from safetensors.torch import load_file, save_file
 
 from lingraft.adopt.run import adopt
+from lingraft.problems import Findings
 
 Bare = Callable[..., tuple[Path, dict[str, Any]]]
 Change = Callable[[dict[str, torch.Tensor]], None]
@@ -103,3 +105,27 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_refused(bare: Bare, tmp_path:
     folder, _ = bare("qwen3", vocab_size=300)
     problems(lambda f: adopt(folder, tmp_path / "out", tokenizer=tiny_llama / "tokenizer.json", findings=f),
              "tokenizer-mismatch")  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "tensor"), [
+    ("PhiForCausalLM", "Phi", "self_attn.dense"), ("StableLmForCausalLM", "StableLM", "input_layernorm.bias"),
+    ("DistilBertModel", "DistilBERT", "q_lin"), ("BloomForCausalLM", "BLOOM", "query_key_value"),
+])  # fmt: skip
+def test_a_model_of_another_family_is_refused_by_its_name(tmp_path: Path, name: str, kind: str, tensor: str) -> None:
+    import transformers
+
+    kind_of = getattr(transformers, name)
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    kind_of(kind_of.config_class(**sizes)).save_pretrained(tmp_path / "src")
+    (tmp_path / "src" / "config.json").unlink()
+    (found,) = problems(lambda f: adopt(tmp_path / "src", tmp_path / "out", findings=f), "unknown-format")
+    assert kind in found.message and tensor in (found.tensor or "")
+
+
+def test_a_config_of_a_type_that_is_not_adopted_is_not_made_a_llama(bare: Bare, tmp_path: Path) -> None:
+    folder, wanted = bare("llama")
+    (folder / "config.json").write_text(json.dumps({**wanted, "model_type": "granite"}))
+    (found,) = problems(lambda f: adopt(folder, tmp_path / "out", findings=f), "config-mismatch")
+    assert "granite" in found.message and "--set model_type=llama" in found.remedy
+    answer = adopt(folder, tmp_path / "out", settings={"model_type": "llama"}, findings=Findings())
+    assert answer["family"] == "llama"

@@ -141,3 +141,31 @@ def test_a_published_size_is_recognised(tmp_path: Path) -> None:
     found = [known for known in KNOWN if known.fits("llama", 32, 4096, 14336, 1024, 128256)]
     assert {known.head_dim for known in found} == {128}
     assert "Llama-3.1-8B" in {known.name for known in found}
+
+
+@pytest.mark.parametrize(("name", "more"), [
+    ("BertForSequenceClassification", {}), ("BertForTokenClassification", {}),
+    ("GPT2ForSequenceClassification", {"pad_token_id": 0}), ("GPTNeoXForSequenceClassification", {"pad_token_id": 0}),
+])  # fmt: skip
+def test_a_classifiers_class_and_labels_come_from_its_head(tmp_path: Path, name: str, more: dict[str, int]) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3}
+    kind = getattr(transformers, name)
+    before = kind(kind.config_class(**sizes, **more)).eval()
+    before.save_pretrained(tmp_path / "src")
+    (tmp_path / "src" / "config.json").unlink()
+    settings = {"head_dim": "16", **{field: str(value) for field, value in more.items()}}
+    answer = adopt(tmp_path / "src", tmp_path / "out", settings=settings, findings=Findings())
+    assert answer["config"]["architectures"] == [name]
+    after, ids = kind.from_pretrained(tmp_path / "out"), torch.arange(5, 25)[None]
+    assert torch.allclose(before(ids).logits, after.eval()(ids).logits, atol=1e-5)
+
+
+def test_a_head_size_that_nobody_published_may_be_given(bare: Bare, tmp_path: Path) -> None:
+    folder, wanted = bare("llama", hidden_size=90, num_attention_heads=9, num_key_value_heads=3)
+    answer = adopt(folder, tmp_path / "out", settings={"head_dim": "10"}, findings=Findings())
+    assert answer["config"]["num_attention_heads"] == wanted["num_attention_heads"]
+    with pytest.raises(Refusal) as refusal:
+        adopt(folder, tmp_path / "other", findings=Findings())
+    assert "10" in refusal.value.problems[0].message
