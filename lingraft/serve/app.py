@@ -98,10 +98,9 @@ class Front:
         """POST /v1/embeddings."""
         body = checked(EmbeddingRequest, await read_json(request, self.limits.max_body))
         name = self.named(body.model)
-        texts = [body.input] if isinstance(body.input, str) else body.input
         request.state.line.facts["model"] = name
         async with self.gate.place():
-            work = asyncio.get_running_loop().run_in_executor(self.pool, self.engine.embed, texts, name)
+            work = asyncio.get_running_loop().run_in_executor(self.pool, self.engine.embed, body.input, name)
             vectors, used = await work
         data = [{"object": "embedding", "index": i, "embedding": _coded(v, body.encoding_format)}
                 for i, v in enumerate(vectors)]  # fmt: skip

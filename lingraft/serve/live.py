@@ -62,10 +62,10 @@ class Live:
         """Answer in this thread, when it is this request's turn."""
         role = self._roles[settings.model or self.names[0]]
         ids = encode(role.tokenizer, prompt)
-        vocabulary = role.model.get_input_embeddings().weight.shape[0]
-        if not ids or max(ids) >= vocabulary or min(ids) < 0:
-            raise BadRequest(f"a prompt needs at least one token, and ids from 0 to {vocabulary - 1}", "prompt")
         fits(len(ids), settings, self.context)
+        vocabulary = role.model.get_input_embeddings().weight.shape[0]
+        if max(ids) >= vocabulary or min(ids) < 0:
+            raise BadRequest(f"a prompt's ids are from 0 to {vocabulary - 1}", "prompt")
         room = self.context - len(ids)
         with self._one:
             _switch(role)

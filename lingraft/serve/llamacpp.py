@@ -21,6 +21,7 @@ from typing import Any
 from lingraft.problems import refuse
 from lingraft.serve.engine import BadRequest, Emit, Message, Options, Prompt, Settings, iterate
 from lingraft.serve.gguf_facts import read_facts
+from lingraft.serve.json_only import json_only
 from lingraft.serve.llama_load import EMBEDDED, Load, context_for, parameters
 from lingraft.serve.llama_wire import body_of, emit_chunk, error_of
 from lingraft.serve.prompts import encode, fits
@@ -70,10 +71,12 @@ class LlamaCpp:
         files = self.files[settings.model or self.names[0]]
         loaded = self._load(files.gguf, embedding=False)
         body = body_of(settings, self.sampling, [path in files.loras for path in loaded.loras])
+        if settings.response_format is not None:
+            emit = json_only(emit, whole=not settings.stop)
         if files.tokenizer is not None:
             prompt = encode(files.tokenizer, prompt)
             fits(len(prompt), settings, self.context)
-        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        if isinstance(prompt, str) or isinstance(prompt[0], int):
             loaded.ask("handle_completions", {"prompt": prompt, **body}, emit)
         elif self._facts[files.gguf].has_template:
             loaded.ask("handle_chat_completions", {"messages": prompt, **body}, emit)

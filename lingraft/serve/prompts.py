@@ -23,7 +23,9 @@ def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 def fits(tokens: int, settings: Settings, context: int) -> None:
-    """Refuse (BadRequest `context_length_exceeded`) a prompt that leaves no room for its answer."""
+    """Refuse (BadRequest) an empty prompt, and `context_length_exceeded` one that leaves no room for its answer."""
+    if tokens == 0:
+        raise BadRequest("the prompt is empty", "prompt")
     if tokens + max(settings.room, 1) > context:
         raise BadRequest(f"the prompt has {tokens} tokens; the context is {context}", "messages",
                          "context_length_exceeded")  # fmt: skip

@@ -40,6 +40,14 @@ def _clean(text: Any) -> Any:
     return text
 
 
+def _texts_in(given: Any) -> Any:
+    """Return one text or several as a list; what a model of another vocabulary cut into tokens is no text."""
+    several = [given] if isinstance(given, str) else given
+    if not (isinstance(several, list) and several and all(isinstance(t, str) and t for t in several)):
+        raise ValueError("give a text or a list of texts, none of them empty; tokens are not read")
+    return several
+
+
 def _several(stop: Any) -> Any:
     return [] if stop is None else [stop] if isinstance(stop, str) else stop
 
@@ -100,6 +108,12 @@ class _Format(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+    @property
+    def has_schema(self) -> bool:
+        """Tell whether there is a schema to keep to."""
+        return isinstance((self.json_schema or {}).get("schema"), dict)
 
 
 class ChatRequest(_Common):
@@ -120,6 +134,9 @@ class ChatRequest(_Common):
         """Return what the engine is told."""
         if self.top_logprobs is not None and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
+        if self.response_format and self.response_format.type == "json_schema" and not self.response_format.has_schema:
+            raise BadRequest("json_schema needs a schema: {type: json_schema, json_schema: {name: …, schema: {…}}}",
+                             "response_format")  # fmt: skip
         form = self.response_format.model_dump() if self.response_format else {"type": "text"}
         return replace(super().settings(), max_tokens=self.max_completion_tokens or self.max_tokens,
                        top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -154,8 +171,7 @@ class EmbeddingRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    input: Annotated[Text, Field(min_length=1)] | Annotated[list[Annotated[Text, Field(min_length=1)]],
-                                                            Field(min_length=1, max_length=2048)]  # fmt: skip
+    input: Annotated[list[Text], BeforeValidator(_texts_in), Field(max_length=2048)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from serve_running import Running
+from serve_running import Running, serving
+
+from lingraft.serve.engine import Engine
 
 ASK: Any = [{"role": "user", "content": "The sea is"}]
 SHORT: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
@@ -26,6 +29,13 @@ def by_transformers(folder: Path, adapter: Path | None, most: int = 12) -> str:
     inputs = tokenizer.apply_chat_template(ASK, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     made = model.generate(**inputs, max_new_tokens=most, do_sample=False)
     return str(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+@pytest.fixture(scope="module")
+def llama_client(llama: Engine) -> Iterator[Any]:
+    """A client of a server with llama.cpp behind it."""
+    with serving(llama) as running:
+        yield running.client()
 
 
 def test_base_and_adapters_answer_as_peft_does(server: Running, talker: Path, tuned: Path, rebuilt: Path) -> None:
@@ -176,3 +186,21 @@ def test_json_can_be_asked_for_where_the_engine_has_it(server: Running) -> None:
         return
     said = create(model="talker", messages=ASK, response_format=asked).choices[0].message.content
     assert json.loads(said) in ("yes", "no")
+
+
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "(a"}])
+def test_a_schema_that_llama_cpp_drops_is_refused(llama_client: Any, schema: dict[str, Any]) -> None:
+    asked: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        llama_client.chat.completions.create(model="talker", messages=ASK, response_format=asked, max_tokens=20)
+
+
+def test_an_empty_prompt_is_refused(server: Running) -> None:
+    with pytest.raises(openai.BadRequestError, match="empty"):
+        server.client().completions.create(model="talker", prompt="")
+
+
+@pytest.mark.parametrize("given", [[], "", ["a", ""], [1, 2]])
+def test_only_texts_are_embedded(server: Running, given: Any) -> None:
+    with pytest.raises(openai.BadRequestError, match="none of them empty"):
+        server.client().embeddings.create(model="talker", input=given)
