@@ -65,7 +65,8 @@ def outline(family: Family, named: Named, checkpoint: Checkpoint, given: Fields,
     sizes, source, config = family.sizes(shapes), checkpoint.path, checkpoint.config
     _check_sizes(source, sizes, config, given, findings)
     published = _published(family, sizes)
-    claims = {name: (value, who_says(checkpoint, name)) for name, value in family.claims(config).items()}
+    claims = {name: (value, who_says(checkpoint, name)) for name, value in
+              family.claims({**_sizes_only(sizes), **config}).items()}  # fmt: skip
     claims |= {name: (value, "inv_freq") for name, value in _from_buffers(named.buffers, claims).items()}
     by_heads = "head_dim" in given or {"num_attention_heads", "n_head"} & given.keys()
     claims |= {name: (value, "--set") for name, value in family.claims({**_sizes_only(sizes), **given}).items()

@@ -42,7 +42,7 @@ def canonical(entries: Mapping[str, Entry]) -> Named:
         for prefix in _prefixes(plain, family)[:1]:
             renamed = {_renamed(name, prefix, family): entry for name, entry in plain.items()}
             shapes = {name: entry.shape for name, entry in renamed.items()}
-            if not _is_anothers(prefix, family) and family.embedding in shapes and family.fits(shapes):
+            if not _is_anothers(prefix, family) and len(shapes.get(family.embedding, ())) == 2 and family.fits(shapes):
                 found.append((family, renamed))
     if not found:
         return Named(plain, {}, (), _models(plain))

@@ -60,6 +60,9 @@ def refuse_unreadable(path: Path, entries: Mapping[str, Entry], findings: Findin
                          f"{some(empty)}", "save again with the parameters gathered", path, empty[0])
     whole = [name for name, e in entries.items() if not e.dtype.is_floating_point and len(e.shape) == 2
              and e.dtype != torch.bool and name.endswith(".weight")]  # fmt: skip
+    if short := [name for name, e in entries.items() if e.dtype.is_floating_point and e.dtype.itemsize == 1]:
+        findings.problem("unknown-format", f"{path} holds weights of {entries[short[0]].dtype} without the scales "
+                         f"that they were divided by: {some(short)}", "adopt the unquantised original", path, short[0])
     if whole:
         findings.problem("unknown-format", f"{path} holds weights of integers ({entries[whole[0]].dtype}): "
                          f"{some(whole)}", "adopt the unquantised original", path, whole[0])

@@ -17,10 +17,11 @@ import torch
 from lingraft.adopt import tokenizer as tokenizers
 from lingraft.adopt.answers import Decision
 from lingraft.adopt.choose import ordered, refuse_another_type
-from lingraft.adopt.complete import check_complete
+from lingraft.adopt.claimed import usable
+from lingraft.adopt.complete import check_complete, check_given
 from lingraft.adopt.decide import decide
 from lingraft.adopt.family import Family
-from lingraft.adopt.infer import Outline, outline
+from lingraft.adopt.infer import Outline, outline, who_says
 from lingraft.adopt.names import Named, canonical
 from lingraft.adopt.opened import Source, in_hf_layout, open_source
 from lingraft.adopt.probe import Bench, encode, probe_text
@@ -59,14 +60,16 @@ def adopt(
     named = canonical(_untied(source.entries))
     refuse_mixed(src, named, findings)
     findings.settle()
-    given = {name: _value(raw) for name, raw in (settings or {}).items()}
-    refuse_another_type(src, named, source.checkpoint.config, given, findings)
+    rows = named.entries[named.families[0].embedding].shape[0]
+    given = usable(src, {name: _value(raw) for name, raw in (settings or {}).items()}, rows, "--set", findings)
+    config = usable(src, source.checkpoint.config, rows, who_says(source.checkpoint, ""), findings)
+    source = replace(source, checkpoint=replace(source.checkpoint, config=config))
+    refuse_another_type(src, named, config, given, findings)
     findings.settle()
     with output_directory(out, overwrite) as partial:
         files = _tokenizer_files(source.checkpoint, src, tokenizer, named.families[0])
         loaded = tokenizers.write(files, partial) if tokenizers.has_tokenizer(files) else None
         if loaded is not None:
-            rows = named.entries[named.families[0].embedding].shape[0]
             check_tokenizer(tokenizer or src, max(loaded.get_vocab().values()) + 1, rows,
                             named.families[0].embedding, findings)  # fmt: skip
         found = _decided(_Task(src, source, named, given, text, loaded), findings)
@@ -75,6 +78,7 @@ def adopt(
         answer = answer_of(out, found.outline, found.decision, found.family, config, told)
         _ask(src, found, findings)
         _tell_wrong(src, found, findings)
+        check_given(src, config, given, findings)
         findings.settle(answer)
         weights = named.entries if not source.pairs else in_hf_layout(named.entries, config["head_dim"])
         _write(source.checkpoint, weights, config, partial)

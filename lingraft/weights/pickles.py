@@ -72,11 +72,17 @@ def state_dict(content: Any, path: Path) -> dict[str, Entry]:
     """Return the named tensors of a loaded pickle. Error: `unknown-format` where there are none."""
     for _ in range(3):  # {"state_dict": {"model": {…}}}
         if isinstance(content, Mapping) and not any(isinstance(value, Entry) for value in content.values()):
-            content = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), content)
+            held = [value for value in content.values() if _holds_tensors(value)]  # under whatever key, if it is one
+            content = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)),
+                           held[0] if len(held) == 1 else content)  # fmt: skip
     entries = {str(k): v for k, v in content.items() if isinstance(v, Entry)} if isinstance(content, Mapping) else {}
     if not entries:
         refuse("unknown-format", f"{path} holds no tensors by name", "run `lingraft inspect` on its folder", path)
     return entries
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(one, Entry) for one in value.values())
 
 
 def _with_entries(value: Any, entry: Callable[[Sketch], Entry]) -> Any:

@@ -95,8 +95,13 @@ def test_a_family_that_nobody_knows_is_refused_with_the_known_ones(tmp_path: Pat
     assert "qwen3" in found.message and "blocks.0.mix.weight" in found.message
 
 
-@pytest.mark.parametrize("settings", [{"head_dim": "13"}, {"hidden_size": "32"}])
-def test_a_setting_that_shapes_contradict_is_refused(bare: Bare, tmp_path: Path, settings: dict[str, str]) -> None:
+@pytest.mark.parametrize("settings", [
+    {"head_dim": "13"}, {"hidden_size": "32"}, {"head_dim": "16", "num_key_value_heads": "4"}, {"head_dim": "abc"},
+    {"head_dim": "16", "rope_theta": "0"}, {"head_dim": "16", "hidden_act": "swoosh"},
+    {"head_dim": "16", "rope_teta": "1"}, {"head_dim": "16", "model_type": "bert"},
+    {"head_dim": "16", "rope_scaling": '{"rope_type": "none such"}'},
+])  # fmt: skip
+def test_a_setting_that_cannot_be_is_refused(bare: Bare, tmp_path: Path, settings: dict[str, str]) -> None:
     folder, _ = bare("qwen3" if "hidden_size" in settings else "llama")
     problems(lambda f: adopt(folder, tmp_path / "out", settings=settings, findings=f), "config-mismatch")
 
@@ -129,3 +134,34 @@ def test_a_config_of_a_type_that_is_not_adopted_is_not_made_a_llama(bare: Bare, 
     assert "granite" in found.message and "--set model_type=llama" in found.remedy
     answer = adopt(folder, tmp_path / "out", settings={"model_type": "llama"}, findings=Findings())
     assert answer["family"] == "llama"
+
+
+@pytest.mark.parametrize("wrong", [
+    {"rope_theta": "x"}, {"rope_scaling": "x"}, {"rope_parameters": [1]}, {"hidden_act": "swoosh"},
+    {"rms_norm_eps": "1e-5"}, {"pad_token_id": 9999}, {"rope_scaling": {"type": "linear", "factor": "two"}},
+])  # fmt: skip
+def test_a_value_of_the_wrong_kind_in_a_config_is_corrected(bare: Bare, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder, wanted = bare("llama")
+    (folder / "config.json").write_text(json.dumps({**wanted, **wrong}))
+    findings = Findings()
+    adopt(folder, tmp_path / "out", settings={"head_dim": "16"}, findings=findings)
+    assert any(next(iter(wrong)) in warning.message for warning in findings.warnings)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_a_config_that_transformers_refuses_is_told_as_such(bare: Bare, tmp_path: Path) -> None:
+    folder, wanted = bare("llama")
+    (folder / "config.json").write_text(json.dumps({**wanted, "initializer_range": "x"}))
+    (found,) = problems(lambda f: adopt(folder, tmp_path / "out", findings=f), "config-mismatch")
+    assert "initializer_range" in found.message and not (tmp_path / "out").exists()
+
+
+def test_float8_without_scales_is_refused_by_its_tensors(bare: Bare, tmp_path: Path) -> None:
+    folder, _ = bare("llama")
+    weights = load_file(folder / "model.safetensors")
+    short = {name: value.to(torch.float8_e4m3fn) if value.ndim == 2 else value for name, value in weights.items()}
+    save_file(short, folder / "model.safetensors")
+    (found,) = problems(lambda f: adopt(folder, tmp_path / "out", findings=f), "unknown-format")
+    assert "float8_e4m3fn" in found.message and found.tensor in short

@@ -35,7 +35,7 @@ def test_a_modules_own_state_dict_is_read(tmp_path: Path) -> None:
     assert same(pickles.read_file(tmp_path / "w.pth"), module.state_dict())
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model", "module"])
+@pytest.mark.parametrize("key", ["state_dict", "model", "module", "net"])
 def test_weights_below_a_trainers_key_are_found(tmp_path: Path, key: str) -> None:
     optimizer = {"state": {0: {"exp_avg": torch.zeros(2)}}}
     torch.save({key: {"a": torch.ones(2)}, "epoch": 3, "optimizer": optimizer}, tmp_path / "w.pt")
