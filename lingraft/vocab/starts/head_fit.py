@@ -8,7 +8,8 @@ its old logits, exp(L), are fixed numbers, and new rows W only have to be weighe
 That is multinomial logistic regression with one more class, "any old token", whose logit is given: the new rows
 learn to predict their piece where it follows, and not to take probability from old tokens where it does not.
 The ridge holds each row to its first value, W0, in units of an old row's norm, u: with a few occurrences a row has
-hundreds of numbers to choose, and where the head is tied the row is an input too.
+hundreds of numbers to choose. Nor may it choose freely: W - W0 lies in the few directions that hidden states have in
+common. That costs a tenth, and where the head is tied leaves the rest of the row to the input.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from __future__ import annotations
 import torch
 
 Tensor = torch.Tensor
-# Measured on SmolLM2 (u = 3.2) with 160 words and 8,000 tokens of teaching: bits per character of unseen text, against
-# the old pieces, are -0.056 with 300, -0.082 with 1,000 and -0.065 with 3,000.
+# Measured on SmolLM2 (tied, u = 3.2) with 2,000 words and 18,000 tokens of teaching, from the mean of the old pieces:
+# 7.32 bits per character of unseen text become 7.196 along one direction, 7.156 along 32, 7.142 along 128 and 7.1405
+# along all 576; with a ridge of 300 (all directions) 7.181, with 3,000 7.154. Ten steps along 32 give 7.180.
+DIRECTIONS = 64
 RIDGE = 1_000.0
-STEPS = 30
+STEPS = 15
 
 
 def fit(features: Tensor, mass: Tensor, target: Tensor, weight: Tensor, first: Tensor, unit: float) -> Tensor:
@@ -28,19 +31,21 @@ def fit(features: Tensor, mass: Tensor, target: Tensor, weight: Tensor, first: T
     ``target`` [n] is the new piece's number, or -1 where an old token follows; ``weight`` [n] counts each place;
     ``first`` [new pieces, width] is where the rows begin, ``unit`` the norm of a usual old row.
     """
-    rows = first.clone().requires_grad_(True)
+    axes = torch.pca_lowrank(features, q=min(DIRECTIONS, *features.shape), center=False, niter=3)[2]
+    seen, fixed = features @ axes, features @ first.T
+    step = torch.zeros(len(first), axes.shape[1], requires_grad=True)
     new = target >= 0
-    solver = torch.optim.LBFGS([rows], max_iter=STEPS, history_size=8, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS([step], max_iter=STEPS, history_size=8, line_search_fn="strong_wolfe")
 
     def closure() -> float:
         solver.zero_grad()
-        logits = features @ rows.T
+        logits = fixed + seen @ step.T
         total = torch.logaddexp(mass, logits.logsumexp(-1))
         hit = logits[new].gather(1, target[new, None])[:, 0]
         loss = (weight * (total - mass)).sum() + (weight[new] * (mass[new] - hit)).sum()
-        loss = loss + RIDGE / unit**2 * ((rows - first) ** 2).sum()
+        loss = loss + RIDGE / unit**2 * (step**2).sum()
         torch.autograd.backward(loss)
         return float(loss.detach())
 
     solver.step(closure)  # type: ignore[no-untyped-call]
-    return rows.detach()
+    return first + step.detach() @ axes.T
