@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lingraft.weights.hf import read_json
 from lingraft.weights.tensors import Entry, Lazy
 
 CONFIG = "adapter_config.json"
+WRAPPERS = ("_orig_mod.", "module.")  # torch.compile's, and DistributedDataParallel's
 KINDS = ("LORA", "IA3", "TRAINABLE_TOKENS")
 # LoraConfig fields that change a forward pass in ways that no merged weight expresses, or that are not known here.
 UNSUPPORTED = ("alora_invocation_tokens", "use_qalora", "layer_replication", "use_bdlora", "arrow_config",
@@ -83,10 +84,12 @@ def read_adapter(path: Path, findings: Findings) -> Adapter:
 
 
 def _parse_all(weights: Lazy) -> tuple[list[Part], list[str]]:
-    first = [parse(key) for key in weights]
-    named = next((part.adapter for part in first if part and part.adapter), "default")
-    parts = [parse(key, named) for key in weights]
-    return [p for p in parts if p], [key for key, p in zip(weights, parts, strict=True) if not p]
+    """Parse every key; a wrapper's name that stands before all of them (never before some) is no part of theirs."""
+    wrapped = next((w for w in WRAPPERS if weights and all(key.startswith(w) for key in weights)), "")
+    bare = [key.removeprefix(wrapped) for key in weights]
+    named = next((part.adapter for key in bare if (part := parse(key)) and part.adapter), "default")
+    parts = [(key, parse(short, named)) for key, short in zip(weights, bare, strict=True)]
+    return [replace(part, key=key) for key, part in parts if part], [key for key, part in parts if not part]
 
 
 def _supported(adapter: Adapter, findings: Findings) -> bool:

@@ -26,7 +26,7 @@ from lingraft.problems import Findings, Refusal
 from lingraft.verify.arithmetic import Fault, Truth, judge
 from lingraft.verify.probe import answers_apart, probe_ids
 from lingraft.verify.streamed import Outcome, Unrunnable, run
-from lingraft.verify.surroundings import check_config, check_tokenizer
+from lingraft.verify.surroundings import check_config, check_generation, check_tokenizer
 from lingraft.weights.formats import open_checkpoint
 from lingraft.weights.hf import dtype_of
 from lingraft.weights.shards import few
@@ -65,6 +65,7 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
     same_ends = _same_ends(_lazy(stored), expected)
     fields = check_config(stored, expected.checkpoint, same_ends, findings)
     check_tokenizer(stored, expected.checkpoint, findings)
+    check_generation(stored, expected.checkpoint, findings)
     logits, layer, hidden = _logits(stored, expected)
     _tell(stored, faults, layer, bool(fields), hidden, findings)
     return {

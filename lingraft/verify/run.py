@@ -19,12 +19,14 @@ def verify(path: str, base: str | None, adapters: Sequence[str], findings: Findi
     """Return the contract's `verify` answer; problems found are left in ``findings``."""
     here = locate(path)
     if is_adapter(here):
+        from lingraft.verify.live import is_live, verify_live
         from lingraft.verify.update import verify_adapter
 
         if adapters:
             refuse("unsupported-adapter", f"{path} is an adapter; --adapter goes with a merged model",
                    "verify one adapter at a time: lingraft verify ADAPTER --base BASE", path)  # fmt: skip
-        return verify_adapter(here, stack(here, base).base, findings)
+        check = verify_live if is_live(here) else verify_adapter
+        return check(here, stack(here, base).base, findings)
     if base is not None or adapters:
         from lingraft.verify.merged import verify_merged
 
@@ -49,5 +51,6 @@ def _of_receipt(model: Path) -> list[Path]:
     missing = [str(p) for p in named if not p.exists()]
     if not named or missing:
         what = f"its adapters are gone: {', '.join(missing)}" if missing else "no adapter was given"
-        refuse("not-found", f"{model}: {what}", "add --adapter ADAPTER (repeatable, in order)", model)
+        refuse("not-found", f"{model}: {what}", "add --adapter ADAPTER (repeatable, in order); a model trained in full is "
+               "held against its base by `lingraft compare`", model)  # fmt: skip
     return named

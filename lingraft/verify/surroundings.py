@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ IGNORED = {
     "chunk_size_feed_forward",
 }  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+GENERATION = "generation_config.json"
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
 
@@ -62,10 +64,38 @@ def check_tokenizer(model: Checkpoint, expected: Checkpoint, findings: Findings)
         if held[name] != want[name] and meaning(name, held[name]) != meaning(name, want[name]):
             findings.problem("tokenizer-mismatch", f"{_where(model, name)} is not the tokenizer that the last adapter "
                              "(or the base) was trained with", "copy that tokenizer into the model", model.path)
-    for name in (n for n in TEMPLATES if n in want):
-        if held.get(name, b"").strip() != want[name].strip():
-            findings.warn("tokenizer-mismatch", f"{_where(model, name)} is not the chat template that belongs to the "
-                          "model", "copy the last adapter's, or the base's", model.path)
+    template = _template(want)
+    if template is not None and _template(held) != template:
+        findings.warn("tokenizer-mismatch", f"{model.path}: its chat template is not the one that belongs to the model",
+                      "copy the last adapter's, or the base's", model.path)
+
+
+def _template(files: Mapping[str, bytes]) -> str | None:
+    """Return the chat template, wherever it is kept: in a file of its own, or in tokenizer_config.json."""
+    if TEMPLATES[0] in files:
+        return files[TEMPLATES[0]].decode(errors="replace").strip()
+    for name in (TEMPLATES[1], "tokenizer_config.json"):
+        said = _json(files.get(name, b"")).get("chat_template")
+        if said:
+            return str(said).strip()
+    return None
+
+
+def check_generation(model: Checkpoint, expected: Checkpoint, findings: Findings) -> None:
+    """Warn where generation_config.json, which decides how a model samples and stops, is not the base's."""
+    want, held = (_json(c.side_content().get(GENERATION, b"")) for c in (expected, model))
+    wrong = sorted(key for key in want.keys() | held.keys() if key not in IGNORED and want.get(key) != held.get(key))
+    if want and held and wrong and GENERATION not in model.made():
+        findings.warn("config-mismatch", f"{model.path / GENERATION} differs from the one that belongs to the model: "
+                      f"{', '.join(wrong)}", "copy the last adapter's, or the base's", model.path / GENERATION)
+
+
+def _json(content: bytes) -> Mapping[str, Any]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _where(model: Checkpoint, name: str) -> str:
@@ -86,8 +116,6 @@ def _meaning(name: str, content: bytes) -> Any:
     """Return what a tokenizer file says, without what saving it anew may change."""
     if not name.endswith(".json"):
         return content
-    import json
-
     try:
         value = json.loads(content)
     except ValueError:

@@ -258,6 +258,20 @@ def test_what_peft_merges_passes_in_every_kind_and_dtype(kind: str, dtype: torch
     assert answer["logits"]["kl"] < 1e-3
 
 
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_what_peft_cuts_out_of_a_bf16_base_and_merges_there_again_passes(start: str, tmp_path: Path) -> None:
+    whole, base = make_llama(tmp_path / "whole", tied=False), tmp_path / "base"
+    with_adapters(whole, (), torch.bfloat16).save_pretrained(base)
+    make_tokenizer(base)
+    lora = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=start, task_type="CAUSAL_LM")
+    adapter = train(base, tmp_path / "adapter", config=lora)
+    with_adapters(base, (adapter,), torch.bfloat16).save_pretrained(tmp_path / "merged")
+    make_tokenizer(tmp_path / "merged")
+    findings = Findings()
+    verify_merged(tmp_path / "merged", base, (adapter,), findings)
+    assert not findings.problems and [w.code for w in findings.warnings] == ["merged-differs"]
+
+
 def test_a_flipped_lowest_bit_is_caught_in_bf16_too(tmp_path: Path, merge: Merge) -> None:
     model = with_adapters(merge.base, merge.adapters).to(torch.bfloat16)
     with torch.no_grad():
@@ -268,3 +282,17 @@ def test_a_flipped_lowest_bit_is_caught_in_bf16_too(tmp_path: Path, merge: Merge
     answer = verify_merged(tmp_path, merge.base, merge.adapters, findings)
     assert answer["different"][0]["first_row"] == 7
     assert [p.tensor for p in findings.problems] == ["model.layers.1.mlp.up_proj.weight"]
+
+
+def test_another_template_or_generation_config_is_told(merge: Merge, copy: Callable[[], Path], tmp_path: Path) -> None:
+    shutil.copytree(merge.base, base := tmp_path / "base")
+    model = copy()
+    for folder, word in ((base, "one"), (model, "two")):
+        config = json.loads((model / "tokenizer_config.json").read_text())
+        (folder / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": word}))
+        (folder / "chat_template.jinja").unlink()
+        (folder / "generation_config.json").write_text(json.dumps({"top_k": len(folder.name)}))
+    findings = Findings()
+    verify_merged(model, base, merge.adapters, findings)
+    assert [w.code for w in findings.warnings] == ["tokenizer-mismatch", "config-mismatch"]
