@@ -18,6 +18,7 @@ from lingraft.weights.json_file import json_or_nothing
 
 MANIFEST = "manifest.json"
 What = Literal["verified", "evaluated"]
+REMEDIES = {"verified": "lingraft verify {path}", "evaluated": "lingraft evaluate {path} --text HELDOUT"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def never_checked(path: Path, fingerprint: str | None = None) -> list[Problem]:
         return []
     which = f"fingerprint {known.fingerprint[:12]}" if known.fingerprint else f"no {MANIFEST} beside it"
     return [Problem("not-found", f"{path} ({which}): no record that it was ever {' or '.join(missing)}",
-                    f"lingraft verify {path}, lingraft evaluate {path} --text HELDOUT", str(path))]  # fmt: skip
+                    ", ".join(REMEDIES[what].format(path=path) for what in missing), str(path))]
 
 
 def look_up(path: Path, fingerprint: str | None = None) -> Known:

@@ -37,7 +37,7 @@ def open_engine(options: Options, engine: EngineName, findings: Findings) -> Eng
         try:
             return _llamacpp(options, findings)
         except Refusal as refusal:
-            if named != "auto" or is_gguf(options.base) or not _unsupported(refusal):
+            if named != "auto" or not (options.base / "config.json").is_file() or not _unsupported(refusal):
                 raise
             say(f"llama.cpp cannot hold this model ({refusal.problems[0].message}); transformers is used instead")
     if is_gguf(options.base):
