@@ -19,12 +19,15 @@ import torch
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.lineage import Lineage, adapter_fingerprint, token_indices, versions, write_lineage
 from lingraft.merge.names import PREFIX
+from lingraft.merge.run import open_base
 from lingraft.output import output_directory, write_json
 from lingraft.problems import Findings, refuse
 from lingraft.weights import hf
+from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.tensors import Tensor
 
 SAME = ("fan_in_fan_out", "target_parameters", "layers_to_transform")
+BASE = "base_model_name_or_path"
 LINEAR = ("lora_A", "lora_B", "embedding_A", "embedding_B", "tokens", "value", "base", "lora_bias")
 
 
@@ -81,6 +84,18 @@ def _check(adapters: Sequence[Adapter], findings: Findings) -> None:
         if one.lineage and first.lineage and _chain(one.lineage) != _chain(first.lineage):
             findings.problem("base-mismatch", f"{one.path} and {first.path} were trained on different models",
                              "average adapters of one base, at the same place of its chain", one.path)
+        elif not (one.lineage and first.lineage) and one.config.get(BASE) != first.config.get(BASE) \
+                and _base(one) != _base(first):  # fmt: skip
+            findings.problem("base-mismatch", f"{one.path} names the base {one.config.get(BASE)}, {first.path} names "
+                             f"{first.config.get(BASE)}", "average adapters of one base; if both names mean the same "
+                             "model, add --allow base-mismatch", one.path)
+
+
+def _base(adapter: Adapter) -> str:
+    """Return the base that an adapter names: by fingerprint where it is a folder here, for that may have two names."""
+    name = str(adapter.config.get(BASE) or "")
+    folder = Path(name)
+    return fingerprint(open_base(folder).tensors) if name and (folder / "config.json").is_file() else name
 
 
 def _chain(lineage: Lineage) -> tuple[str, ...]:

@@ -53,12 +53,14 @@ def difference(tuned: Checkpoint, base: Checkpoint, findings: Findings) -> Diffe
         elif tied and theirs.head and theirs.head != theirs.embedding:
             these.pop(theirs.head, None)
     _check(tuned.path, base.path, old, new, ends, findings)
+    classifiers = {_head(name) for name, entry in new.items()  # peft saves their heads whole
+                   if _head(name) in NEW_HEADS and (name not in old or not _equal(entry, old[name]))}  # fmt: skip
     low_rank: list[str] = []
     whole: list[str] = []
     rows: dict[str, tuple[int, ...]] = {}
     for name, entry in new.items():
         below = old.get(name)
-        if below is None:
+        if below is None or _head(name) in classifiers:
             whole.append(name)
         elif name in ends:
             if changed := _changed_rows(entry, below):
@@ -74,6 +76,10 @@ def difference(tuned: Checkpoint, base: Checkpoint, findings: Findings) -> Diffe
         whole += [name for name in ends if name not in whole]
         rows, low_rank = {}, [name for name in low_rank if name not in ends]
     return Difference(old, new, tuple(low_rank), tuple(whole), rows, tied)
+
+
+def _head(name: str) -> str:
+    return name.split(".")[0]
 
 
 def _entries(checkpoint: Checkpoint) -> dict[str, Entry]:

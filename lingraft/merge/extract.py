@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from lingraft.merge.difference import Difference, difference
+from lingraft.merge.difference import NEW_HEADS, Difference, difference
 from lingraft.merge.lineage import Lineage, tokenizer_digest, write_lineage
 from lingraft.merge.lowrank import factorise
+from lingraft.merge.match import by_transformers
 from lingraft.merge.run import open_base
 from lingraft.merge.updates import LowRank
 from lingraft.output import check_free, output_directory, write_json
@@ -99,7 +100,8 @@ def _live(base: Checkpoint, found: Difference) -> Mapping[str, str]:
     body = BODIES.get(str(base.config.get("model_type")), "")
     names = (*found.low_rank, *found.whole, *found.rows)
     if not body or any(name.startswith(body) for name in found.base):
-        return {name: name for name in names}
+        renamed = {disk: live for live, disk in by_transformers(found.base.keys(), base.config).items()}
+        return {name: renamed.get(name, name) for name in names}
     outside = ("lm_head", "cls", "classifier", "score", "qa_outputs")
     return {name: name if name.split(".")[0] in outside else body + name for name in names}
 
@@ -180,7 +182,7 @@ def _config(tuned: Checkpoint, base: Path, found: Difference, kept: Mapping[str,
     saved += [live[name].rpartition(".")[0] for name in found.whole if name not in biases]
     architecture = str((tuned.config.get("architectures") or ["?"])[0])
     return {
-        "peft_type": "LORA", "task_type": _task(architecture), "base_model_name_or_path": str(base.resolve()),
+        "peft_type": "LORA", "task_type": _task(architecture, saved), "base_model_name_or_path": str(base.resolve()),
         "inference_mode": True, "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "init_lora_weights": True,
         "target_modules": _targets(modules, found, live), "rank_pattern": odd, "alpha_pattern": odd,
         "modules_to_save": sorted(set(saved)) or None, "fan_in_fan_out": conv, "bias": "all" if biases else "none",
@@ -192,7 +194,9 @@ def _is_saved(found: Difference, name: str) -> bool:
     """A bias goes with its module where that is a norm or a new head, which modules_to_save holds whole."""
     module = name.rpartition(".")[0]
     weight = found.tuned.get(f"{module}.weight")
-    return weight is None or len(weight.shape) == 1 or f"{module}.weight" not in found.base
+    if weight is None:
+        return False  # a bias of its own, such as that of a masked-language head
+    return len(weight.shape) == 1 or f"{module}.weight" not in found.base or f"{module}.weight" in found.whole
 
 
 def _targets(modules: Mapping[str, int], found: Difference, live: Mapping[str, str]) -> list[str]:
@@ -206,10 +210,12 @@ def _targets(modules: Mapping[str, int], found: Difference, live: Mapping[str, s
     return sorted(whole) + sorted(module for module in modules if module.rpartition(".")[2] not in whole)
 
 
-def _task(architecture: str) -> str | None:
+def _task(architecture: str, saved: Iterable[str]) -> str | None:
+    """Name peft's task; of a classifier only with its head: peft would ask the adapter for it."""
     tasks = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "CausalLM": "CAUSAL_LM",
              "QuestionAnswering": "QUESTION_ANS", "LMHeadModel": "CAUSAL_LM"}  # fmt: skip
-    return next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
+    found = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
+    return found if found in (None, "CAUSAL_LM") or set(saved) & {*NEW_HEADS} else None
 
 
 def _report(out: Path, found: Difference, kept: Mapping[str, Kept]) -> dict[str, Any]:

@@ -61,11 +61,11 @@ def _candidates(parts: Collection[Part], names: Collection[str], config: Mapping
         yield Renaming(add=prefix)
     for prefix in sorted({part.module.split(".", 1)[0] + "." for part in parts if "." in part.module}):
         yield Renaming(remove=prefix)
-    if table := _by_transformers(names, config):
+    if table := by_transformers(names, config):
         yield Renaming(table=table)
 
 
-def _by_transformers(names: Collection[str], config: Mapping[str, Any]) -> dict[str, str]:
+def by_transformers(names: Collection[str], config: Mapping[str, Any]) -> dict[str, str]:
     """Return live names to disk names as transformers renames them when it loads; {} where it does not."""
     try:
         from transformers.conversion_mapping import get_checkpoint_conversion_mapping

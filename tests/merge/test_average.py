@@ -121,6 +121,49 @@ def test_dare_keeps_the_expectation_and_drops_the_share(base: Make, tmp_path: Pa
     assert counts == pytest.approx([0.5625, 0.375, 0.0625], abs=0.02)
 
 
+def by_numpy(base: Any, deltas: Any, weights: Any, density: float) -> Any:
+    """TIES of the paper's algorithm 1 (trim, elect, merge) with weights, value by value in numpy."""
+    import numpy as np
+
+    kept = []
+    for delta in deltas:
+        least = np.sort(np.abs(delta).ravel())[::-1][max(int(density * delta.size), 1) - 1]
+        kept.append(np.where(np.abs(delta) >= least, delta, 0))
+    mass = sum(w * d for w, d in zip(weights, kept, strict=True))
+    out = np.zeros_like(base)
+    for place in np.ndindex(base.shape):
+        agree = [(w, d[place]) for w, d in zip(weights, kept, strict=True) if d[place] * mass[place] * w > 0]
+        if agree:
+            out[place] = sum(w * d for w, d in agree) / sum(w for w, _ in agree)
+    return base + out
+
+
+@pytest.mark.parametrize("weights", [[1, 1, 1], [1, 2, 5]])
+def test_ties_is_the_papers_algorithm_value_by_value(base: Make, three: tuple[Path, ...], tmp_path: Path,
+                                                     weights: list[float]) -> None:  # fmt: skip
+    average(three, tmp_path / "out", method="ties", base=base(), density=0.3, weights=weights, findings=Findings())
+    found, below, some = tensors(tmp_path / "out"), tensors(base()), [tensors(path) for path in three]
+    for name in ("model.norm.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.up_proj.weight"):
+        wanted = by_numpy(below[name].numpy(), [(one[name] - below[name]).numpy() for one in some],
+                          [w / sum(weights) for w in weights], 0.3)  # fmt: skip
+        assert torch.allclose(found[name], torch.from_numpy(wanted), atol=1e-6), name
+
+
+@pytest.mark.parametrize("density", [0.3, 0.9])
+def test_dare_keeps_a_share_and_rescales_it_value_by_value(base: Make, three: tuple[Path, ...], tmp_path: Path,
+                                                           density: float) -> None:  # fmt: skip
+    """Equation 1 of the paper: each value of the merged difference is 0 or delta / density."""
+    one = three[0]
+    average([one, base()], tmp_path / "out", method="dare", base=base(), density=density, weights=[1, 1],
+            findings=Findings())  # fmt: skip
+    found, below, above = tensors(tmp_path / "out"), tensors(base()), tensors(one)
+    name = "model.layers.0.mlp.up_proj.weight"
+    delta, moved = above[name] - below[name], (found[name] - below[name]) * 2 * density
+    kept = moved.abs() > 1e-6
+    assert torch.allclose(moved[kept], delta[kept], atol=1e-6)
+    assert float(kept.float().mean()) == pytest.approx(density, abs=0.02)
+
+
 def test_a_dare_mask_does_not_depend_on_the_blocks_it_is_read_in() -> None:
     whole = dare.kept("name", 0, 7, (300, 5), 0, 300, 0.5)
     parts = torch.cat([dare.kept("name", 0, 7, (300, 5), a, b, 0.5) for a, b in ((0, 17), (17, 130), (130, 300))])
@@ -172,6 +215,17 @@ def test_receipts_name_what_went_in_and_hold_the_result(base: Make, adapter: Mak
 def test_a_dora_adapter_has_no_mean(base: Make, adapter: Make, tmp_path: Path) -> None:
     dora = adapter(base(), "dora", use_dora=True, target_modules=["q_proj"])
     assert refused(lambda: average([dora, dora], tmp_path / "m", findings=Findings())) == {"unsupported-adapter"}
+
+
+def test_adapters_that_name_different_bases_have_no_mean(base: Make, adapter: Make, tmp_path: Path) -> None:
+    import shutil
+
+    one = adapter(base(), "one", target_modules=["q_proj"])
+    two = adapter(base(seed=5), "two", target_modules=["q_proj"])
+    shutil.copytree(base(), tmp_path / "again")
+    same = adapter(tmp_path / "again", "same", target_modules=["q_proj"])  # the same model under another name
+    assert refused(lambda: average([one, two], tmp_path / "m", findings=Findings())) == {"base-mismatch"}
+    assert average([one, same], tmp_path / "m", findings=Findings())["rank"] > 0
 
 
 def test_another_vocabulary_is_refused_by_the_tensor(base: Make, tmp_path: Path) -> None:

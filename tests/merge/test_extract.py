@@ -102,6 +102,32 @@ def test_gpt2_is_extracted_through_its_transposed_layers_and_biases(base: Callab
     assert torch.allclose(logits(again), logits(wanted), atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "auto"), [
+    ("GPTNeoXForCausalLM", "AutoModelForCausalLM"), ("Qwen3ForCausalLM", "AutoModelForCausalLM"),
+    ("BertForMaskedLM", "AutoModelForMaskedLM"),
+    ("RobertaForSequenceClassification", "AutoModelForSequenceClassification"),
+])  # fmt: skip
+def test_pefts_merge_is_within_the_stated_error_for_every_architecture(tmp_path: Path, name: str, auto: str) -> None:
+    import transformers
+    from peft import PeftModel
+
+    torch.manual_seed(0)
+    kind, load = getattr(transformers, name), getattr(transformers, auto).from_pretrained
+    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    model = kind(kind.config_class(**sizes))
+    model.save_pretrained(tmp_path / "base")
+    with torch.no_grad():
+        everywhere(model)
+    model.save_pretrained(tmp_path / "tuned")
+    answer = extract(tmp_path / "tuned", tmp_path / "base", tmp_path / "a", rank=8, findings=Findings())
+    found = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "a").merge_and_unload().state_dict()
+    wanted = load(tmp_path / "tuned").state_dict()
+    assert found.keys() == wanted.keys()
+    error = max(float((found[key].float() - value.float()).abs().max()) for key, value in wanted.items())
+    assert error <= answer["max_abs_error"] + 1e-6
+
+
 def test_a_difference_of_rank_three_is_found_to_be_one(base: Callable[..., Path], tmp_path: Path) -> None:
     tuned = tune(base(), tmp_path / "tuned", low_rank)
     answer = extract(tuned, base(), tmp_path / "a", energy=0.9999, findings=Findings())
