@@ -51,6 +51,6 @@ def _of_receipt(model: Path) -> list[Path]:
     missing = [str(p) for p in named if not p.exists()]
     if not named or missing:
         what = f"its adapters are gone: {', '.join(missing)}" if missing else "no adapter was given"
-        refuse("not-found", f"{model}: {what}", "add --adapter ADAPTER (repeatable, in order); a model trained in full is "
-               "held against its base by `lingraft compare`", model)  # fmt: skip
+        refuse("not-found", f"{model}: {what}", "add --adapter ADAPTER (repeatable, in order); a model trained in full "
+               "is held against its base by `lingraft compare`", model)  # fmt: skip
     return named
