@@ -22,7 +22,7 @@ from lingraft.merge.initial import take_out
 from lingraft.merge.plan import Plan, plan
 from lingraft.merge.quantised import Quantisation
 from lingraft.merge.updates import apply, rounded
-from lingraft.problems import Findings, refuse
+from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights.hf import dtype_of
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 
@@ -72,8 +72,17 @@ def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, ti
            onto: Onto = "original") -> Merged:  # fmt: skip
     """Check everything that can be known before the base is read in full, and set up the result.
 
-    Every problem is collected; one Refusal tells them all.
+    Every problem is collected; one Refusal tells them all. Where a few adapters fit only in another order, it says so.
     """
+    try:
+        return _decide(base, adapters, findings, tied, onto)
+    except Refusal as refusal:
+        if order.may_be_order(refusal, len(adapters)):
+            order.check_others(adapters, lambda other: _decide(base, other, Findings(findings.allow), tied, onto))
+        raise
+
+
+def _decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied, onto: Onto) -> Merged:
     findings.settle()
     fingerprints = [sound.look(adapter, findings) for adapter in adapters]
     known = order.inside(base.path)
@@ -150,7 +159,8 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
                                 str(adapter.path), findings)
     above, ends = settled.weights, settled.ends
     if base is not None:
-        vocabulary.check_rows(adapter, base, weights, above, ends, made, findings)
+        earlier = [base, *(Path(one["adapter"]) for one in model.applied)]
+        vocabulary.check_rows(adapter, earlier, weights, above, ends, made, findings)
     vocabulary.check_ends(above, ends, findings, str(adapter.path))
     new = [name for name in made.updates if name not in weights.entries]
     headed = apply_head(adapter, new, above, _grown(settled.config, weights, above, ends), made.rename, findings)

@@ -7,14 +7,20 @@ before are the rest of the chain.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lingraft.merge.lineage import Lineage
-from lingraft.problems import Findings
+from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights.hf import read_json
 
+if TYPE_CHECKING:
+    from lingraft.merge.adapter import Adapter
+
+MANY = 3  # adapters, whose six orders can be tried
 MANIFEST = "manifest.json"
 
 
@@ -98,3 +104,22 @@ def _sorted(given: Sequence[Given]) -> list[Path]:
 
 def _short(fingerprint: str) -> str:
     return fingerprint[:12]
+
+
+def may_be_order(refusal: Refusal, adapters: int) -> bool:
+    """Tell whether another order is worth a try: several adapters, few enough, and a copy of the base that differs."""
+    return 1 < adapters <= MANY and {p.code for p in refusal.problems} == {"base-mismatch"}
+
+
+def check_others(adapters: Sequence[Adapter], attempt: Callable[[Sequence[Adapter]], object]) -> None:
+    """Try the adapters in every other order. Error: `wrong-order` where one fits."""
+    for other in permutations(adapters):
+        if other == tuple(adapters):
+            continue
+        try:
+            attempt(other)
+        except Refusal:
+            continue
+        named = " ".join(str(adapter.path) for adapter in other)
+        refuse("wrong-order", f"{adapters[0].path} was not trained on this base itself: the copies of their base that "
+               "the adapters keep fit in another order", f"give them in this order: {named}", adapters[0].path)

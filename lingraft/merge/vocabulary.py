@@ -175,9 +175,9 @@ def check_base(base: Path, config: Mapping[str, Any], weights: Lazy, ends: Ends,
                      f"{weights.entries[ends.embedding].shape[0]:,} rows", "restore the base's config.json", base)
 
 
-def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: Ends, made: Plan,
+def check_rows(adapter: Adapter, earlier: Sequence[Path], below: Lazy, above: Lazy, ends: Ends, made: Plan,
                findings: Findings) -> None:  # fmt: skip
-    """Hold the adapter's tokenizer against the rows.
+    """Hold the adapter's tokenizer against the rows; ``earlier`` are the folders below it: the base, then adapters.
 
     Problems: `new-tokens-untrained` where its new tokens have no row, or rows that nothing trained; an untrained head
     alone, or padding tokens alone, are a warning. `tokenizer-mismatch` where an old token has no row.
@@ -185,7 +185,8 @@ def check_rows(adapter: Adapter, base: Path, below: Lazy, above: Lazy, ends: End
     mine = read_tokens(adapter.path)
     if mine is None or ends.embedding is None or ends.embedding not in above.entries:
         return
-    theirs = read_tokens(base) if base.is_dir() else None
+    known = (tokens for folder in reversed(earlier) if folder.is_dir() and (tokens := read_tokens(folder)))
+    theirs = next(known, None)
     rows, before = above.entries[ends.embedding].shape[0], below.entries[ends.embedding].shape[0]
     old = min(theirs.size, before) if theirs else before
     new = [i for i in sorted(mine.pieces) if i >= old]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -260,3 +261,21 @@ def test_older_names_on_disk_are_found_as_transformers_finds_them(base, adapter,
     (old / "config.json").write_bytes((base("bert") / "config.json").read_bytes())
     ours = load_model(run(old, made, out="mapped")).state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in load_model(whole).state_dict().items())
+
+
+def test_the_tokens_that_an_earlier_adapter_taught_need_no_teaching_again(base, adapter, run, tmp_path):
+    shutil.copytree(base(), start := tmp_path / "start")
+    one = adapter(start, "one", resize=VOCAB + 8, **SAVED)
+    live = adapter.live.merge_and_unload()
+    two = adapter(start, "two", on=live, seed=2, target_modules=["q_proj"])
+    for folder, count in ((start, VOCAB), (one, VOCAB + 8), (two, VOCAB + 8)):
+        tokenizer(folder, pieces(count))
+    assert load_model(run(start, one, two)).config.vocab_size == VOCAB + 8
+
+
+def test_copies_of_the_base_tell_the_order_of_three(base, two, adapter, run):
+    third = adapter(base(), "three", seed=5, target_modules=["o_proj"])
+    with pytest.raises(Refusal, match="wrong-order") as refusal:
+        run(base(), two[1], third, two[0])
+    said = refusal.value.problems[0].remedy
+    assert said.index(str(two[0])) < said.index(str(two[1]))
