@@ -1,21 +1,26 @@
 """`lingraft check FILE`: refuse what is wrong before an hour is spent.
 
-Keys and values, paths, the base, LoRA targets against the base's layers; with ``--dry-run`` one real batch
-through forward, backward, save and reopen.
+Keys and values, paths, the base, LoRA targets against the base's layers, rows of data, memory; with ``--dry-run`` one
+real batch through forward, backward, save and reopen.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lingraft.data import conversations, text
 from lingraft.data.hub import hub_of
+from lingraft.data.labelled import labelled
+from lingraft.data.preferences import preferences
 from lingraft.models import locate, require_causal
 from lingraft.pipeline import Run
 from lingraft.plan.run import require_fit
 from lingraft.problems import Findings, Refusal
-from lingraft.recipe import Recipe, parse_technique, resolve
+from lingraft.recipe import Recipe, Training, parse_technique, resolve
 from lingraft.recipe_file import load
 from lingraft.recipe_keys import check_keys
 from lingraft.stage_keys import TRAINING, data_paths, stages_of
@@ -24,29 +29,34 @@ from lingraft.stage_keys import TRAINING, data_paths, stages_of
 def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findings) -> dict[str, Any]:
     """Check a recipe and return {recipe, stages, checked, dry_run?}; every problem found is refused together."""
     recipe = load(file, overrides)
-    checked = ["keys"]
-    _gather(findings, check_keys, recipe, file)
-    _paths(recipe, findings, file)
-    checked.append("paths")
-    base = _gather(findings, locate, recipe.base)
-    if base is not None and recipe.classify is None:
-        _gather(findings, require_causal, base)
-        checked.append("base")
-    findings.settle()
-    assert base is not None
+    base = beforehand(recipe, findings, stages_of(recipe), file)
     for name in TRAINING:
         block = getattr(recipe, name)
         if block is not None:
-            _gather(findings, _fits, base, block, name)
-    findings.settle()
-    checked.append("techniques")
+            _gather(findings, _data, name, block, findings)
     _gather(findings, require_fit, recipe, base, findings)
-    checked.append("memory")
     findings.settle()
-    result: dict[str, Any] = {"recipe": str(file), "name": recipe.name, "stages": stages_of(recipe), "checked": checked}
+    result: dict[str, Any] = {"recipe": str(file), "name": recipe.name, "stages": stages_of(recipe),
+                              "checked": ["keys", "paths", "base", "techniques", "data", "memory"]}  # fmt: skip
     if dry_run:
         result["dry_run"] = _dry_run(recipe, base, findings)
     return result
+
+
+def beforehand(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path | None = None) -> Path:
+    """Refuse what is wrong in the stages to run and can be told at once; return the base's local path."""
+    _gather(findings, check_keys, recipe, file)
+    _paths(recipe, findings, stages, file)
+    base = _gather(findings, locate, recipe.base)
+    if base is not None and recipe.classify is None:
+        _gather(findings, require_causal, base)
+    findings.settle()
+    for name in TRAINING:
+        block = getattr(recipe, name)
+        if block is not None and name in stages:
+            _gather(findings, _fits, base, block, name)
+    findings.settle()
+    return Path(base)
 
 
 def _gather(findings: Findings, call: Any, *values: Any) -> Any:
@@ -57,13 +67,23 @@ def _gather(findings: Findings, call: Any, *values: Any) -> Any:
         return None
 
 
-def _paths(recipe: Recipe, findings: Findings, file: Path) -> None:
-    blocks = [getattr(recipe, name) for name in (*TRAINING, "vocab", "evaluate")]
-    for block in blocks:
-        for name in data_paths(block) if block is not None else []:
+def _paths(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path | None) -> None:
+    for stage in (*TRAINING, "vocab", "evaluate"):
+        block = getattr(recipe, stage)
+        for name in data_paths(block) if block is not None and stage in stages else []:
             if not resolve(name).exists() and not any(c in name for c in "*?[") and hub_of(name) is None:
-                findings.problem("not-found", f"{file} names {name}, which does not exist",
+                findings.problem("not-found", f"{file or recipe.name} names {name}, which does not exist",
                                  "check the path; relative paths start where the command runs", name)  # fmt: skip
+
+
+def _data(stage: str, block: Training, findings: Findings) -> None:
+    """Read the rows of a stage, all of them, and of plain text, which has no form to miss, the beginning."""
+    names = [resolve(name) for name in data_paths(block) if hub_of(name) is None]
+    readers = {"sft": conversations.stream, "prefer": preferences, "classify": labelled}
+    if stage in readers:
+        deque(readers[stage](names, findings), maxlen=0)
+    else:
+        next(text.stream(names, findings), None)
 
 
 def _fits(base: Path, block: Any, name: str) -> None:

@@ -93,13 +93,9 @@ def run(
     if done is not None:
         say(f"{recipe.name} is finished: {out / 'report.html'}")
         return done
-    from lingraft.models import locate, require_causal
-    from lingraft.recipe_keys import check_keys
+    from lingraft.check import beforehand
 
-    check_keys(recipe)
-    base = locate(recipe.base)
-    if recipe.classify is None:
-        require_causal(base)
+    base = beforehand(recipe, findings, wanted)
     this = Run(recipe, base, findings, command, _read_state(out))
     with _nothing_left(this), _locked(out), _clock(this):
         for stage in this.state.get("stages", {}).values():

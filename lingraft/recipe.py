@@ -267,8 +267,10 @@ def _problem(item: Mapping[str, Any], path: Path | None) -> Problem:
     where = ".".join(str(part) for part in item["loc"]) or "recipe"
     message = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _siblings(item["loc"]), 1)
-        message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else "")
+        known = _siblings(item["loc"])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+        trainer = "; transformers' own settings (num_train_epochs, max_steps …) stand under `trainer:`"
+        message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else trainer if "trainer" in known else "")
     if item["type"] == "missing":
         message = "this key is missing"
     return Problem("recipe-invalid", f"{where}: {message}", f"mend {where} in the recipe",

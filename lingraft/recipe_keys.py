@@ -22,8 +22,23 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
         if block is not None:
             _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
+            _check_steps(block, stage, findings)
     _check_exports(recipe, findings, path)
     findings.settle()
+
+
+def _check_steps(block: Training, stage: str, findings: Findings) -> None:
+    """Cleaning and augmentation are built as the stage will build them, long before it begins."""
+    from lingraft.data.augment import augmentations
+    from lingraft.data.clean import steps_of
+    from lingraft.data.eda import edas
+
+    varied = edas if stage == "classify" else augmentations
+    for build, chosen, key in ((steps_of, block.clean, "clean"), (varied, block.augment, "augment")):
+        try:
+            build(chosen, f"{stage}.{key}")
+        except Refusal as refusal:
+            findings.absorb(refusal)
 
 
 def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> None:

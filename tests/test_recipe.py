@@ -57,6 +57,19 @@ def test_an_unknown_trainer_argument_is_refused_by_its_path() -> None:
     assert "learning_rate" in messages(error)
 
 
+def test_a_later_stage_with_an_unknown_cleaning_step_is_refused_before_any_stage_runs() -> None:
+    with pytest.raises(Refusal) as error:
+        check_keys(parse({**SMALL, "sft": {"data": "d", "clean": ["tidy"], "augment": ["shout"]}}))
+    assert "sft.clean.0: 'tidy' is no step" in messages(error)
+    assert "sft.augment.0" in messages(error)
+
+
+def test_training_settings_outside_trainer_are_sent_there() -> None:
+    with pytest.raises(Refusal) as error:
+        parse({**SMALL, "pretrain": {"data": "d", "epochs": 3}})
+    assert "stand under `trainer:`" in messages(error)
+
+
 def test_an_unknown_technique_and_a_wrong_key_inside_one_are_refused() -> None:
     with pytest.raises(Refusal) as error:
         parse({**SMALL, "pretrain": {"data": "d", "techniques": [{"kind": "lorra"}]}})

@@ -14,6 +14,7 @@ import typer
 
 from lingraft import __version__
 from lingraft.cli import deploy, models, recipes, studio, use, vocab, weights
+from lingraft.cli.answer import quiet
 from lingraft.language import language, told
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ for room in (recipes, models, vocab, weights, studio, use, deploy):
 
 def main() -> None:
     """Run the command line; the entry point of the `lingraft` command."""
+    quiet()
     try:
         if language() == "zh":
             from lingraft.language.help import run

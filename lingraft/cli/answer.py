@@ -36,7 +36,6 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     unknown = [code for code in allow if code not in CODES]
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r} is not a problem code; known: {', '.join(CODES)}")
-    _quiet()
     # Libraries print to stdout now and then; with --json only the answer may stand there.
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
@@ -47,7 +46,7 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     raise typer.Exit(0 if outcome.ok else 1)
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence notices of the libraries below that users can do nothing about."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     for name in ("bitsandbytes", "DeepSpeed"):

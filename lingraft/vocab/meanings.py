@@ -73,6 +73,7 @@ def _vectors(encoded: Sequence[Sequence[int]], ids: Sequence[int], seed: int) ->
     together = together + together.T
     each = together.sum(1)
     shared = (together * each.sum() / (each[:, None] * each[None, :]).clamp(min=1e-9)).clamp(min=1.0).log()
-    torch.manual_seed(seed)  # the factorisation starts from random directions
-    u, s, _ = torch.svd_lowrank(shared, min(WIDTH, len(ids)), niter=4)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the factorisation starts from random directions
+        u, s, _ = torch.svd_lowrank(shared, min(WIDTH, len(ids)), niter=4)
     return torch.nn.functional.normalize(u * s.sqrt(), dim=1)

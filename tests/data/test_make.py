@@ -194,5 +194,5 @@ def test_a_report_says_everything(talks: Path, tokenizer: Any) -> None:
 def test_a_cache_that_cannot_be_written_is_done_without(corpus: Path, tokenizer: Any, monkeypatch: Any) -> None:
     from lingraft.data import cache
 
-    monkeypatch.setattr(cache, "_alone", lambda lock: (_ for _ in ()).throw(PermissionError("read-only")))
+    monkeypatch.setattr(cache, "FileLock", lambda path: (_ for _ in ()).throw(PermissionError("read-only")))
     assert _prepare(corpus, tokenizer).train.stats["rows_in"] == 50

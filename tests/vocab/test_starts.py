@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_distilled_rows_leave_behind_what_the_old_pieces_left(make_base: Base, c
         out = grown(base, corpus, init)
         off[init] = sum(float((stream(out, w) - old).norm()) for w, old in zip(words, wanted, strict=True))
     assert off["distil"] < 0.9 * off["mean"]
+
+
+@pytest.mark.parametrize("init", ["distil", "random"])
+def test_the_same_corpus_gives_the_same_rows_whatever_was_drawn_before(make_base: Base, corpus: Path, tmp_path: Path,
+                                                                       init: str) -> None:  # fmt: skip
+    base, digests = make_base(), []
+    for number in range(2):
+        torch.manual_seed(number)
+        extend(base, tmp_path / str(number), corpus=[corpus], size=20, init=init, findings=Findings())
+        digests.append(json.loads((tmp_path / str(number) / "manifest.json").read_text())["fingerprint"])
+    assert digests[0] == digests[1]
 
 
 def test_random_rows_have_the_old_rows_moments(make_base: Base, corpus: Path) -> None:

@@ -31,7 +31,9 @@ def fit(features: Tensor, mass: Tensor, target: Tensor, weight: Tensor, first: T
     ``target`` [n] is the new piece's number, or -1 where an old token follows; ``weight`` [n] counts each place;
     ``first`` [new pieces, width] is where the rows begin, ``unit`` the norm of a usual old row.
     """
-    axes = torch.pca_lowrank(features, q=min(DIRECTIONS, *features.shape), center=False, niter=3)[2]
+    with torch.random.fork_rng(devices=[]):  # the decomposition draws: the same rows each time, and no one else's draws
+        torch.manual_seed(0)
+        axes = torch.pca_lowrank(features, q=min(DIRECTIONS, *features.shape), center=False, niter=3)[2]
     seen, fixed = features @ axes, features @ first.T
     step = torch.zeros(len(first), axes.shape[1], requires_grad=True)
     new = target >= 0

@@ -1,0 +1,59 @@
+"""What is wrong in a later stage is told before the first one runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lingraft.check import check
+from lingraft.pipeline import run
+from lingraft.problems import Findings, Refusal
+from lingraft.recipe import parse
+from lingraft.recipe_file import load
+
+RECIPE = """
+name: tiny
+base: {base}
+out: {out}
+pretrain: {{data: "lingraft:zh-heldout.jsonl", length: 64}}
+sft: {{data: {rows}, length: 64}}
+evaluate: {{text: {text}}}
+"""
+GOOD = {"instruction": "你好", "output": "你好！"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_llama: Path) -> Path:
+    rows, text, file = tmp_path / "rows.jsonl", tmp_path / "held.txt", tmp_path / "r.yaml"
+    rows.write_text("\n".join(map(json.dumps, [GOOD, GOOD, {"instruction": "没有回答"}])), encoding="utf-8")
+    text.write_text("长城", encoding="utf-8")
+    file.write_text(RECIPE.format(base=tiny_llama, out=tmp_path / "run", rows=rows, text=text), encoding="utf-8")
+    return file
+
+
+def told(error: pytest.ExceptionInfo[Refusal]) -> list[tuple[str, str]]:
+    return [(problem.code, problem.message) for problem in error.value.problems]
+
+
+def test_check_reads_the_rows_of_every_stage(recipe: Path) -> None:
+    with pytest.raises(Refusal) as error:
+        check(recipe, (), False, Findings())
+    assert [(code, "rows.jsonl:3" in message) for code, message in told(error)] == [("data-invalid", True)]
+    assert "data" in check(recipe, (), False, Findings(allow=frozenset({"data-invalid"})))["checked"]
+
+
+def test_a_run_refuses_a_file_that_a_later_stage_lacks(recipe: Path) -> None:
+    (recipe.parent / "held.txt").unlink()
+    with pytest.raises(Refusal) as error:
+        run(load(recipe), Findings())
+    assert told(error)[0][0] == "not-found" and "held.txt" in told(error)[0][1]
+    assert not (recipe.parent / "run" / "pretrain").exists()
+
+
+def test_a_run_refuses_targets_that_a_later_stage_does_not_find(recipe: Path) -> None:
+    raw = load(recipe).model_dump(mode="json", exclude_none=True)
+    raw["sft"]["techniques"] = [{"kind": "lora", "targets": ["no_such_layer"]}]
+    with pytest.raises(Refusal) as error:
+        run(parse(raw), Findings())
+    assert "no_such_layer" in told(error)[0][1]
+    assert not (recipe.parent / "run" / "pretrain").exists()
