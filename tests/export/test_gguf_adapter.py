@@ -66,10 +66,17 @@ def test_half_precision_adapters_are_near(kind: str, tiny_llama: Path, adapter: 
     assert agree(peft_says(tiny_llama, made), LlamaCpp(base, [lora]).next_token(IDS, {0: 1.0}), within=0.05)
 
 
+def test_a_bias_that_the_base_has_no_place_for_is_refused(tiny_untied: Path, adapter: Make) -> None:
+    made = adapter(tiny_untied, lora_bias=True, target_modules=["q_proj"])
+    with pytest.raises(Refusal) as refusal:
+        export(made, made.parent / "l.gguf", to="gguf-adapter", findings=Findings())
+    assert {p.code for p in refusal.value.problems} == {"unsupported-adapter"}
+    assert all("bias" in p.message for p in refusal.value.problems)
+
+
 @pytest.mark.parametrize(("config", "says"), [
     ({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ({"trainable_token_indices": [3, 4]}, "token rows"), ({"lora_bias": True, "target_modules": ["q_proj"]}, "bias"),
-    ({"init_lora_weights": "pissa"}, "PiSSA"),
+    ({"trainable_token_indices": [3, 4]}, "token rows"), ({"init_lora_weights": "pissa"}, "PiSSA"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_what_a_gguf_adapter_cannot_hold_is_refused_for_a_merge(config: dict[str, Any], says: str, tiny_untied: Path,
                                                                 adapter: Make, tmp_path: Path) -> None:
