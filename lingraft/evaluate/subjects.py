@@ -5,7 +5,9 @@ A HF directory, a Hub id, an adapter directory (live over its base) or a GGUF fi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,8 +99,10 @@ def _open_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # transformers draws a bar here on whatever stderr is.
+        with Path(os.devnull).open("w") as silence, redirect_stderr(silence):
+            model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # gguf and transformers raise many kinds for what they do not know
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         refuse("unknown-format", f"{path} cannot be read as a language model: {first}",
