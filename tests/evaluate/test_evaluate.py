@@ -13,6 +13,7 @@ from lingraft.evaluate.generate import counts
 from lingraft.evaluate.run import evaluate
 from lingraft.evaluate.table import table
 from lingraft.evaluate.text import digest, read_documents
+from lingraft.merge.lineage import Lineage, write_lineage
 from lingraft.problems import Findings, Refusal
 
 ROWS = ["长城是中国古代的伟大工程。", "春眠不觉晓，处处闻啼鸟。", "The Great Wall was built."] * 5
@@ -48,6 +49,22 @@ def test_the_interval_holds_the_difference_and_says_its_unit(model_dir: Path, ot
     assert found["difference"] == pytest.approx(b - a)
     assert found["low"] < b - a < found["high"]
     assert (found["unit"], found["units"]) == ("document", len(ROWS))
+
+
+def test_an_adapter_is_measured_with_the_positions_it_was_trained_with(model_dir: Path, tmp_path: Path) -> None:
+    """A longer context is a change of config that the lineage carries, not a tensor."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from lingraft.evaluate.subjects import open_subject, subjects
+
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), LoraConfig(r=2)).save_pretrained(tmp_path / "long")
+    changed = {"max_position_embeddings": 128, "rope_parameters": {"rope_type": "linear", "factor": 2.0,
+                                                                   "rope_theta": 10000.0}}  # fmt: skip
+    lineage = Lineage("0" * 8, str(model_dir), (), None, None, {}, config=changed)
+    write_lineage(tmp_path / "long", lineage)
+    model, _ = open_subject(subjects([str(tmp_path / "long")])[0])
+    assert model.config.max_position_embeddings == 128 and model.config.rope_parameters["rope_type"] == "linear"
 
 
 def test_a_lone_document_is_drawn_by_blocks(model_dir: Path, other_dir: Path, tmp_path: Path) -> None:
