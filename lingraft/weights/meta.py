@@ -21,7 +21,7 @@ from lingraft.weights import pickles, safetensors
 from lingraft.weights.hf import read_json, side_files
 from lingraft.weights.meta_names import UNUSED, config_from, hf_name, unsaid
 from lingraft.weights.rotary import hf_from_pairs, reordered
-from lingraft.weights.sentencepieces import read_pieces
+from lingraft.weights.sentencepieces import told_to_transformers
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor
 from lingraft.weights.tied import EMBEDDING, HEAD, is_copy
 
@@ -71,15 +71,8 @@ def _settings(beside: Sequence[Path]) -> dict[str, bytes]:
     model = next((file for file in beside if file.name == "tokenizer.model"), None)
     if model is None or any(file.name in ("tokenizer.json", "tokenizer_config.json") for file in beside):
         return {}
-    from google.protobuf.message import DecodeError
-
-    try:
-        read_pieces(model.read_bytes())
-    except DecodeError:  # Llama 3's tokenizer.model is tiktoken's
-        return {}
-    told = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "add_eos_token": False,
-            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # fmt: skip
-    return {"tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode()}
+    told = told_to_transformers(model.read_bytes())
+    return {"tokenizer_config.json": (json.dumps(told, indent=2) + "\n").encode()} if told else {}
 
 
 def _files(path: Path) -> list[Path]:
