@@ -36,7 +36,7 @@ def main() -> None:
             run(app)
         app(standalone_mode=True)
     except KeyboardInterrupt:
-        print(told("interrupted"), file=sys.stderr)
+        print(told("interrupted; the same command begins again where it can"), file=sys.stderr)
         sys.exit(130)
 
 

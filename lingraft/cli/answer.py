@@ -40,6 +40,9 @@ def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
         outcome = attempt(call, frozenset(allow))
+    except KeyboardInterrupt:  # typer itself would exit with 130 and say nothing
+        say("interrupted; the same command begins again where it can")
+        raise typer.Exit(130) from None
     finally:
         sys.stdout = stdout
     _print(outcome, json_out, show)
