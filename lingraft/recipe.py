@@ -39,7 +39,7 @@ class Vocab(Block):
 
     corpus: str | list[str] | None = None
     size: int | Literal["auto"] = "auto"  # new pieces
-    init: str = "distil"
+    init: str = "pieces"
     unite: str | None = None
     all_pieces: bool = False
 

@@ -20,7 +20,7 @@ def vocab(
     size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
     unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
     all_pieces: Annotated[bool, typer.Option("--all-pieces", help="Take pieces that change other text too.")] = False,
-    init: Annotated[str, typer.Option("--init", help="How the new rows begin.")] = "distil",
+    init: Annotated[str, typer.Option("--init", help="How the new rows begin.")] = "pieces",
     out: Annotated[Path | None, typer.Option("--out", help="The larger model's directory.")] = None,
     measure: Annotated[list[Path], typer.Option("--measure", help="Text to measure tokenizers on; repeatable.")] = [],
     against: Annotated[list[str], typer.Option("--against", help="Another tokenizer by path; repeatable.")] = [],

@@ -1,11 +1,10 @@
 """Choose how many pieces a training budget can pay for: `size: auto`.
 
 A new row is learnt from the places where its piece occurs, and a model that reads one token in place of four has less
-room to think. Measured with the quickstart's model, text and settings, 41,000 training tokens each: held-out Chinese
-ended at 5.592 bits per character without new pieces, 1.7 % higher with 16 words, 2.2 % with 40, 4.6 % with 160 (two
-seeds without pieces differ by 0.03 %). The price is there from the beginning and hardly falls in so short a training:
-1.7 % before, 1.2 % after 20,000 tokens with 16 words. So a few words are taken at any budget (`FEW`), for shorter
-text at a price of about one percent, and more only where training meets each of them often.
+room to think. Measured with the quickstart's model and text: after 41,000 training tokens held-out Chinese ended at
+5.682 bits per character without new pieces, 0.9 % higher with 16 words, 3.2 % with 160, and after 50,000 tokens 7.7 %
+higher with 2,000 (docs/vocabulary.md). So a few words are taken at any budget (`FEW`), for shorter text at a price
+below one percent, and more only where training meets each of them often.
 
 Words come cheaper than characters: the old model says the rest of a word almost surely once it has begun; the choice
 among thousands of characters, which it made byte by byte, has to be learnt anew (116 distilled words started at
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 
 from lingraft.vocab.learn import Pieces
 
-FEW = 8  # words that any budget gets: tokens per character fall, and the price stays near one percent
+FEW = 8  # words that any budget gets: tokens per character fall, and the price stays below one percent
 NEEDED = 60  # times that training should meet any other new word
 NEEDED_CHARACTER = 1_800  # and a single character
 MOST = 20_000
@@ -51,7 +50,7 @@ def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
     kept = [piece for piece in pieces if piece.text in first or piece.count * rate >= needed(piece.text)]
     where = "one pass over the corpus" if budget_tokens is None else "the training budget"
     text = [f"{len(kept):,} new pieces: {where} is about {budget:,} tokens. The {FEW} most useful words are taken at "
-            f"any budget: they cost about one percent of bits per character in a short training and make text shorter. "
+            f"any budget: they cost less than one percent of bits per character in a short training and make text shorter. "
             f"More are taken when training meets each at least {NEEDED} times, a single character "
             f"{NEEDED_CHARACTER:,} times."]  # fmt: skip
     if kept and rate:

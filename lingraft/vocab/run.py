@@ -64,7 +64,7 @@ def extend(
     corpus: Sequence[Path] = (),
     unite: Path | None = None,
     size: int | Literal["auto"] = "auto",
-    init: str = "distil",
+    init: str = "pieces",
     all_pieces: bool = False,
     budget_tokens: int | None = None,
     seed: int = 42,
