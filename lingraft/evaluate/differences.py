@@ -15,6 +15,7 @@ import numpy as np
 from lingraft.evaluate.bits import BLOCK, Scored
 
 DRAWS = 2000
+LEAST = 6  # units: with n of them noise has one sign throughout, and its interval leaves zero out, with chance 2^(1-n)
 FEW = 10  # documents: fewer than that are cut into blocks, else the interval would mean nothing
 Pairs = list[tuple[float, float]]
 
@@ -23,7 +24,7 @@ def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int =
     """Return how much ``other`` differs from ``reference`` in bits per character, with a 95 % interval.
 
     ``low`` and ``high`` are None where one unit alone leaves nothing to draw from; ``significant`` says that the
-    interval leaves zero out.
+    interval leaves zero out, and rests on enough units to mean it.
     """
     by_block = len(reference) < FEW
     a, b = _units(reference, by_block), _units(other, by_block)
@@ -33,7 +34,7 @@ def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int =
         "difference": after - before,
         "relative": after / before - 1 if before else None,
         "low": low, "high": high, "confidence": 0.95,
-        "significant": low is not None and high is not None and (low > 0 or high < 0),
+        "significant": _clear(low, high, len(a)),
         "unit": f"block of {BLOCK} characters" if by_block else "document", "units": len(a),
     }  # fmt: skip
 
@@ -46,9 +47,13 @@ def difference_of_outcomes(reference: Sequence[float], other: Sequence[float], s
     return {
         "difference": float(after - before), "relative": float(after / before - 1) if before else None,
         "low": low, "high": high, "confidence": 0.95,
-        "significant": low is not None and high is not None and (low > 0 or high < 0),
+        "significant": _clear(low, high, len(a)),
         "unit": "question", "units": len(a),
     }  # fmt: skip
+
+
+def _clear(low: float | None, high: float | None, units: int) -> bool:
+    return low is not None and high is not None and (low > 0 or high < 0) and units >= LEAST
 
 
 def _units(scored: Sequence[Scored], by_block: bool) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lingraft.evaluate.differences import difference_of_outcomes
 from lingraft.evaluate.generate import counts
 from lingraft.evaluate.run import evaluate
 from lingraft.evaluate.table import table
@@ -49,6 +50,13 @@ def test_the_interval_holds_the_difference_and_says_its_unit(model_dir: Path, ot
     assert found["difference"] == pytest.approx(b - a)
     assert found["low"] < b - a < found["high"]
     assert (found["unit"], found["units"]) == ("document", len(ROWS))
+
+
+@pytest.mark.parametrize("units", [3, 12])
+def test_noise_of_one_sign_is_called_clear_only_where_that_is_no_accident(units: int) -> None:
+    before, after = [1.0] * units, [0.5] * units
+    found = difference_of_outcomes(before, after)
+    assert found["high"] < 0 and found["significant"] is (units == 12)
 
 
 def test_an_adapter_is_measured_with_the_positions_it_was_trained_with(model_dir: Path, tmp_path: Path) -> None:
