@@ -87,7 +87,7 @@ def _await(address: str) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
-            urllib.request.urlopen(address, timeout=5).read()
+            urllib.request.urlopen(address, timeout=60).read()
             return
         except OSError:
             time.sleep(0.1)
