@@ -50,8 +50,8 @@ def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
     kept = [piece for piece in pieces if piece.text in first or piece.count * rate >= needed(piece.text)]
     where = "one pass over the corpus" if budget_tokens is None else "the training budget"
     text = [f"{len(kept):,} new pieces: {where} is about {budget:,} tokens. The {FEW} most useful words are taken at "
-            f"any budget: they cost less than one percent of bits per character in a short training and make text shorter. "
-            f"More are taken when training meets each at least {NEEDED} times, a single character "
+            f"any budget: they cost less than one percent of bits per character in a short training and make text "
+            f"shorter. More are taken when training meets each at least {NEEDED} times, a single character "
             f"{NEEDED_CHARACTER:,} times."]  # fmt: skip
     if kept and rate:
         rarest = min(kept, key=lambda piece: piece.count / needed(piece.text))
