@@ -22,7 +22,9 @@ class LlamaCpp:
         params.n_ctx, params.n_parallel, params.port, params.warmup, params.verbosity = context, 1, 0, False, 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.lora_adapters = [_lora(xllamacpp, adapter) for adapter in adapters]
+        params.endpoint_metrics = True
         self.server = xllamacpp.Server(params)
+        self.server.handle_metrics()  # its loop runs now: closed before it began, the server would wait for ever
 
     def post(self, route: str, body: dict[str, Any]) -> Any:
         url = self.server.listening_address + route
