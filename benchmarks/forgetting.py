@@ -44,22 +44,26 @@ def measure(models: list[Path], limit: int) -> list[dict[str, float]]:
 
 
 def plot(rows: dict[str, dict[str, float]], path: Path) -> None:
-    """Draw held-out Chinese beside held-out English, a bar a model."""
+    """Draw held-out Chinese beside held-out English, a point a model."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.2), constrained_layout=True)
-    for axis, key, title in zip(axes, ("zh", "en"), ("Chinese (learnt first)", "English (learnt then)"), strict=True):
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 2.8), constrained_layout=True, sharey=True)
+    for axis, key, title in zip(axes, ("zh", "en"), ("Chinese, learnt first", "English, learnt then"), strict=True):
         values = [row[key] for row in rows.values()]
-        bars = axis.barh(list(rows), values, color=["#9aa5b1", "#3b6ea5", "#c8553d", "#3f8f5f"])
-        axis.bar_label(bars, fmt="%.2f", padding=3)
-        axis.set_title(f"{title}: held-out bits per character", fontsize=10)
-        axis.set_xlim(min(values) * 0.9, max(values) * 1.06)
-        axis.invert_yaxis()
+        for name, value, color in zip(rows, values, ("#9aa5b1", "#3b6ea5", "#c8553d", "#3f8f5f"), strict=True):
+            axis.plot(value, name, "o", color=color, markersize=9)
+            axis.annotate(f"{value:.3f}", (value, name), xytext=(8, 4), textcoords="offset points")
+        axis.set_title(title, fontsize=10)
+        margin = 0.25 * (max(values) - min(values))
+        axis.set_xlim(min(values) - margin / 2, max(values) + 2 * margin)
+        axis.set_xlabel("bits per character, held-out text")
+        axis.margins(y=0.2)
+        axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[1].set_yticklabels([])
+    axes[0].invert_yaxis()
     figure.savefig(path, dpi=150)
 
 
