@@ -24,6 +24,7 @@ from lingraft.recipe import Recipe, Training, parse_technique, resolve
 from lingraft.recipe_file import load
 from lingraft.recipe_keys import check_keys
 from lingraft.stage_keys import TRAINING, data_paths, stages_of
+from lingraft.train.distributed import group
 
 
 def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findings) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def beforehand(recipe: Recipe, findings: Findings, stages: Sequence[str], file: 
     findings.settle()
     for name in TRAINING:
         block = getattr(recipe, name)
-        if block is not None and name in stages:
+        # Several processes look together, when the stage begins: one alone would wait in ZeRO-3 for the others.
+        if block is not None and name in stages and group.size() == 1:
             _gather(findings, _fits, base, block, name)
     findings.settle()
     return Path(base)
