@@ -48,5 +48,5 @@ def free_memory(device: torch.device) -> int | None:
         return None
     try:
         return int(torch.accelerator.get_memory_info(device)[0])
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (AttributeError, RuntimeError, NotImplementedError):  # a backend from outside torch need not tell
         return None

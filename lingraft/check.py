@@ -81,7 +81,11 @@ def _paths(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path
 def _data(stage: str, block: Training, findings: Findings) -> None:
     """Read the rows of a stage, all of them, and of plain text, which has no form to miss, the beginning."""
     names = [resolve(name) for name in data_paths(block) if hub_of(name) is None]
-    readers = {"sft": conversations.stream, "prefer": preferences, "classify": labelled}
+    if not names:
+        return  # all from the Hub, which is not fetched for a check
+    asks = getattr(block, "method", None) == "grpo"  # it takes prompts; the other methods take pairs
+    readers = {"sft": conversations.stream, "prefer": conversations.stream if asks else preferences,
+               "classify": labelled}  # fmt: skip
     if stage in readers:
         deque(readers[stage](names, findings), maxlen=0)
     else:

@@ -42,6 +42,14 @@ def test_check_reads_the_rows_of_every_stage(recipe: Path) -> None:
     assert "data" in check(recipe, (), False, Findings(allow=frozenset({"data-invalid"})))["checked"]
 
 
+def test_check_reads_what_grpo_reads_and_leaves_the_hub_alone(recipe: Path) -> None:
+    rows = recipe.parent / "rows.jsonl"
+    rows.write_text(json.dumps(GOOD), encoding="utf-8")
+    for data in (str(rows), "someone/prompts"):
+        prefer = f"prefer={{method: grpo, rewards: [{{kind: han}}], data: {data}}}"
+        assert "data" in check(recipe, (prefer,), False, Findings())["checked"]
+
+
 def test_a_run_refuses_a_file_that_a_later_stage_lacks(recipe: Path) -> None:
     (recipe.parent / "held.txt").unlink()
     with pytest.raises(Refusal) as error:
