@@ -74,8 +74,13 @@ def run_clm(corpus: Path, tokenizer: Any, scratch: Path) -> tuple[int, float]:
     import datasets
 
     datasets.disable_progress_bars()
-    raw = datasets.load_dataset("text", data_files=[str(p) for p in sorted(corpus.glob("*.txt"))], split="train",
-                                keep_linebreaks=True, cache_dir=str(scratch / "datasets"))  # fmt: skip
+    raw = datasets.load_dataset(
+        "text",
+        data_files=[str(p) for p in sorted(corpus.glob("*.txt"))],
+        split="train",
+        keep_linebreaks=True,
+        cache_dir=str(scratch / "datasets"),
+    )
     cores = len(os.sched_getaffinity(0))
 
     def tokenise(rows: dict[str, list[str]]) -> Any:
@@ -158,8 +163,11 @@ def memory(corpus: Path, folder: str, megabytes: int) -> dict[str, Any]:
             command = [sys.executable, "-c", READ, str(path), folder, str(LENGTH)]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
             peak, seconds, tokens = done.stdout.split()
-            found[f"{path.stat().st_size / 1e6:.0f} MB"] = {"peak": float(peak), "seconds": float(seconds),
-                                                            "tokens": int(tokens)}  # fmt: skip
+            found[f"{path.stat().st_size / 1e6:.0f} MB"] = {
+                "peak": float(peak),
+                "seconds": float(seconds),
+                "tokens": int(tokens),
+            }
     return found
 
 
@@ -180,16 +188,19 @@ def main() -> None:
         for name, one in times.items():
             print(f"{name:16} {one['seconds']:7.2f} s {one['seconds'] / best:6.2f} × bare {one['tokens']:>12,} tokens")
         result |= {"over_bare": ours / best, "faster_than_run_clm": times["run_clm"]["seconds"] / ours}
-        print(f"lingraft takes {ours / best:.2f} × the bare encode (wanted: at most 1.3) and is "
-              f"{times['run_clm']['seconds'] / ours:.1f} × faster than run_clm (wanted: 2)")  # fmt: skip
+        print(
+            f"lingraft takes {ours / best:.2f} × the bare encode (wanted: at most 1.3) and is "
+            f"{times['run_clm']['seconds'] / ours:.1f} × faster than run_clm (wanted: 2)"
+        )
     if given.alpaca:
         result["padding"] = padding(given.alpaca, given.tokenizer)
         print(f"padding of {given.alpaca.name} packed to {LENGTH}: {result['padding']:.2%} (wanted: under 2 %)")
     if given.memory:
         result["memory"] = memory(given.corpus, given.tokenizer, given.memory)
         for name, one in result["memory"].items():
-            print(f"{name}: peak {one['peak']:.0f} MB above the imports, {one['seconds']:.0f} s, "
-                  f"{one['tokens']:,} tokens")  # fmt: skip
+            print(
+                f"{name}: peak {one['peak']:.0f} MB above the imports, {one['seconds']:.0f} s, {one['tokens']:,} tokens"
+            )
     print(json.dumps(result))
 
 

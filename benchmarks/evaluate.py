@@ -114,8 +114,18 @@ def main() -> None:
     for name in [name for name in ways if name not in asked.without]:
         seconds[name] = clock(ways[name])
         print(f"{name:12} {seconds[name]:8.1f} s   {seconds[name] / seconds['ours']:5.2f} × ours", flush=True)
-    print(json.dumps({"type": asked.type, "kilobytes": asked.kilobytes, "shape": asked.shape, "seconds": seconds,
-                      "documents": len(documents), "threads": torch.get_num_threads()}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "type": asked.type,
+                "kilobytes": asked.kilobytes,
+                "shape": asked.shape,
+                "seconds": seconds,
+                "documents": len(documents),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,12 @@ OLD, NEW = "lingraft:zh.jsonl", "lingraft:en.jsonl"
 
 def train(base: Path, out: Path, steps: int, length: int, rate: float, **block: Any) -> Path:
     """Train one adapter and return where it lies."""
-    trainer = {"max_steps": steps, "learning_rate": rate, "per_device_train_batch_size": 1,
-               "gradient_accumulation_steps": 1}  # fmt: skip
+    trainer = {
+        "max_steps": steps,
+        "learning_rate": rate,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+    }
     made = Pretrain(length=length, techniques=[{"kind": "lora", "r": 16}], trainer=trainer, **block)
     stage = Stage("pretrain", made, base, (), out, out.with_name(f"{out.name}-work"))
     pretrain.run(stage)
@@ -37,9 +41,15 @@ def train(base: Path, out: Path, steps: int, length: int, rate: float, **block: 
 
 def measure(models: list[Path], limit: int) -> list[dict[str, float]]:
     """Return bits per character of held-out Chinese and English text for each model."""
-    answer = evaluate([str(m) for m in models], text=resolve("lingraft:zh-heldout.jsonl"),
-                      english=resolve("lingraft:en-heldout.jsonl"), tasks=[], prompts=[], limit=limit,
-                      findings=Findings())  # fmt: skip
+    answer = evaluate(
+        [str(m) for m in models],
+        text=resolve("lingraft:zh-heldout.jsonl"),
+        english=resolve("lingraft:en-heldout.jsonl"),
+        tasks=[],
+        prompts=[],
+        limit=limit,
+        findings=Findings(),
+    )
     return [{"zh": m["bits_per_character"], "en": m["english_bits_per_character"]} for m in answer["models"]]
 
 
@@ -84,8 +94,13 @@ def main() -> None:
         first = train(base, home / "first", *same, data=OLD)
         go_on = {"continue": str(first)}
         alone = train(base, home / "alone", *same, data=NEW, **go_on)
-        mixed = train(base, home / "mixed", *same, **go_on, mix=[
-            {"path": NEW, "weight": 1 - given.replay}, {"path": OLD, "weight": given.replay}])  # fmt: skip
+        mixed = train(
+            base,
+            home / "mixed",
+            *same,
+            **go_on,
+            mix=[{"path": NEW, "weight": 1 - given.replay}, {"path": OLD, "weight": given.replay}],
+        )
         figures = measure([base, first, alone, mixed], given.limit)
     names = ["base", "after Chinese", "then English alone", f"then English, {given.replay:.0%} replay"]
     rows = dict(zip(names, figures, strict=True))

@@ -49,10 +49,15 @@ def linears(shape: dict[str, int]) -> Iterator[tuple[str, int, int]]:
     """Yield name, out and in of the seven linear layers of every block."""
     hidden, ffn, kv = shape["hidden"], shape["ffn"], shape["kv"]
     for layer in range(shape["layers"]):
-        for name, out, into in (("self_attn.q_proj", hidden, hidden), ("self_attn.k_proj", kv, hidden),
-                                ("self_attn.v_proj", kv, hidden), ("self_attn.o_proj", hidden, hidden),
-                                ("mlp.gate_proj", ffn, hidden), ("mlp.up_proj", ffn, hidden),
-                                ("mlp.down_proj", hidden, ffn)):  # fmt: skip
+        for name, out, into in (
+            ("self_attn.q_proj", hidden, hidden),
+            ("self_attn.k_proj", kv, hidden),
+            ("self_attn.v_proj", kv, hidden),
+            ("self_attn.o_proj", hidden, hidden),
+            ("mlp.gate_proj", ffn, hidden),
+            ("mlp.up_proj", ffn, hidden),
+            ("mlp.down_proj", hidden, ffn),
+        ):
             yield f"model.layers.{layer}.{name}", out, into
 
 
@@ -68,6 +73,7 @@ def drawn(rows: int, columns: int, dtype: torch.dtype, scale: float, seed: int) 
 
 def ones(columns: int) -> Entry:
     """Return the weight of a norm."""
+
     def read(start: int, stop: int | None) -> torch.Tensor:
         return torch.ones((stop or columns) - start, dtype=torch.bfloat16)
 
@@ -88,14 +94,25 @@ def make_base(folder: Path, shape: dict[str, int]) -> None:
     total = sum(entry.nbytes for entry in entries.values())
     folder.mkdir(parents=True)
     write_weights(Lazy(entries), folder, shard_size=int(total / 3.9))
-    write_json(folder / "config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
-        "vocab_size": shape["vocab"],
-        "intermediate_size": shape["ffn"], "num_hidden_layers": shape["layers"],
-        "num_attention_heads": hidden // 128 or 1,
-        "num_key_value_heads": shape["kv"] // 128 or 1, "head_dim": min(128, hidden), "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16", "rms_norm_eps": 1e-5, "hidden_act": "silu", "max_position_embeddings": 2048,
-    })  # fmt: skip
+    write_json(
+        folder / "config.json",
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": hidden,
+            "vocab_size": shape["vocab"],
+            "intermediate_size": shape["ffn"],
+            "num_hidden_layers": shape["layers"],
+            "num_attention_heads": hidden // 128 or 1,
+            "num_key_value_heads": shape["kv"] // 128 or 1,
+            "head_dim": min(128, hidden),
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "rms_norm_eps": 1e-5,
+            "hidden_act": "silu",
+            "max_position_embeddings": 2048,
+        },
+    )
 
 
 def make_adapter(folder: Path, shape: dict[str, int]) -> None:
@@ -108,12 +125,23 @@ def make_adapter(folder: Path, shape: dict[str, int]) -> None:
         entries[f"base_model.model.{name}.weight"] = trained(shape, seed)
     folder.mkdir(parents=True)
     write_weights(Lazy(entries), folder, shard_size=1 << 60, stem="adapter_model")
-    write_json(folder / "adapter_config.json", {
-        "peft_type": "LORA", "r": RANK, "lora_alpha": 128, "fan_in_fan_out": False,
-        "target_modules": sorted({n.rpartition(".")[2] for n, _, _ in linears(shape)}),
-        "modules_to_save": ["embed_tokens", "lm_head"], "task_type": "CAUSAL_LM", "bias": "none",
-        "base_model_name_or_path": None, "inference_mode": True, "lora_dropout": 0.0, "peft_version": "0.21.2",
-    })  # fmt: skip
+    write_json(
+        folder / "adapter_config.json",
+        {
+            "peft_type": "LORA",
+            "r": RANK,
+            "lora_alpha": 128,
+            "fan_in_fan_out": False,
+            "target_modules": sorted({n.rpartition(".")[2] for n, _, _ in linears(shape)}),
+            "modules_to_save": ["embed_tokens", "lm_head"],
+            "task_type": "CAUSAL_LM",
+            "bias": "none",
+            "base_model_name_or_path": None,
+            "inference_mode": True,
+            "lora_dropout": 0.0,
+            "peft_version": "0.21.2",
+        },
+    )
 
 
 def trained(shape: dict[str, int], seed: int) -> Entry:
@@ -175,15 +203,16 @@ def prepare(folder: Path, rest: float) -> None:
                     pass
 
 
-def contest(work: Path, shape: dict[str, int], rounds: int, without: list[str], threads: str,
-            rest: float) -> dict[str, tuple[float, int]]:  # fmt: skip
+def contest(
+    work: Path, shape: dict[str, int], rounds: int, without: list[str], threads: str, rest: float
+) -> dict[str, tuple[float, int]]:
     """Let every contestant run ``rounds`` times in turn; the median time and the largest memory count."""
     base, adapter, out = work / "base", work / "adapter", work / "out"
     commands: dict[str, Callable[[], list[str]]] = {
         "cp + sync": lambda: ["sh", "-c", f"cp -r {base} {out} && sync"],
         "lingraft": lambda: [sys.executable, "-m", "lingraft", "merge", str(base), str(adapter), "--out", str(out)],
         "peft": lambda: [sys.executable, "-c", PEFT, str(base), str(adapter), str(out), str(shape["rows"])],
-    }  # fmt: skip
+    }
     results: dict[str, list[tuple[float, int]]] = {}
     for _ in range(rounds):
         for name, command in commands.items():
@@ -216,8 +245,10 @@ def main() -> None:
     torch_alone = timed([sys.executable, "-c", "import torch; torch.ones(1)"], given.threads)[1]
     results = contest(work, shape, given.rounds, given.without, given.threads, given.rest)
     copy = results["cp + sync"][0]
-    print(f"\nbase {size / 1e9:.2f} GB bf16, adapter r={RANK} on seven linears, embedding and head "
-          f"{shape['rows']:,} rows fp32")
+    print(
+        f"\nbase {size / 1e9:.2f} GB bf16, adapter r={RANK} on seven linears, embedding and head "
+        f"{shape['rows']:,} rows fp32"
+    )
     print(f"{'':12} {'seconds':>8} {'× cp':>6} {'anonymous memory above torch':>30}")
     for name, (seconds, memory) in results.items():
         print(f"{name:12} {seconds:8.2f} {seconds / copy:6.2f} {max(0, memory - torch_alone) / 1e6:27,.0f} MB")

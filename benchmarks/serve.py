@@ -110,8 +110,15 @@ class Figures:
 
 async def ask(server: Server, prompt: str, most: int, key: str = "") -> Heard:
     """Ask for one streamed answer; tokens are counted by the events that carry text."""
-    body = json.dumps({"model": server.model, "messages": [{"role": "user", "content": prompt}], "stream": True,
-                       "max_tokens": most, "temperature": 0}).encode()  # fmt: skip
+    body = json.dumps(
+        {
+            "model": server.model,
+            "messages": [{"role": "user", "content": prompt}],
+            "stream": True,
+            "max_tokens": most,
+            "temperature": 0,
+        }
+    ).encode()
     heard, started = Heard(), time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request(body, key))
@@ -132,8 +139,10 @@ async def ask(server: Server, prompt: str, most: int, key: str = "") -> Heard:
 def request(body: bytes, key: str = "", path: str = "/v1/chat/completions") -> bytes:
     """Return the bytes of a POST."""
     auth = f"Authorization: Bearer {key}\r\n" if key else ""
-    return (f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n{auth}"
-            f"Content-Length: {len(body)}\r\n\r\n").encode() + body  # fmt: skip
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nConnection: close\r\n{auth}"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
 
 
 async def crowd(server: Server, clients: int, each: int, most: int, salt: str) -> tuple[float, float]:
@@ -168,16 +177,25 @@ def measure(servers: Sequence[Server], counts: Sequence[int], tokens: int, round
 
 def _summed(figures: dict[str, Figures]) -> dict[str, Any]:
     ours = figures["lingraft"]
-    return {name: {"tokens_per_second": statistics.median(f.speed), "first_token": statistics.median(f.first),
-                   "lingraft_is": statistics.median(a / b for a, b in zip(ours.speed, f.speed, strict=False)),
-                   "speeds": [round(s, 1) for s in f.speed]} for name, f in figures.items()}  # fmt: skip
+    return {
+        name: {
+            "tokens_per_second": statistics.median(f.speed),
+            "first_token": statistics.median(f.first),
+            "lingraft_is": statistics.median(a / b for a, b in zip(ours.speed, f.speed, strict=False)),
+            "speeds": [round(s, 1) for s in f.speed],
+        }
+        for name, f in figures.items()
+    }
 
 
 def show(clients: int, told: dict[str, Any]) -> None:
     """Print one block of the table."""
     for name, f in told.items():
-        print(f"{clients:>3} clients  {name:<13} {f['tokens_per_second']:8.1f} tokens/s   first token "
-              f"{f['first_token'] * 1000:7.1f} ms   lingraft/{name} {f['lingraft_is']:.3f}", flush=True)
+        print(
+            f"{clients:>3} clients  {name:<13} {f['tokens_per_second']:8.1f} tokens/s   first token "
+            f"{f['first_token'] * 1000:7.1f} ms   lingraft/{name} {f['lingraft_is']:.3f}",
+            flush=True,
+        )
 
 
 async def soak(server: Server, count: int, key: str) -> dict[str, Any]:
@@ -199,9 +217,16 @@ async def soak(server: Server, count: int, key: str) -> dict[str, Any]:
     memory.append(resident(server))
     warm = memory[len(memory) // 4]
     answered = sum(h.status == 200 and h.tokens > 0 for h in good)
-    return {"good": len(good), "answered": answered, "bad": bad, "alive": server.process is not None
-            and server.process.poll() is None, "memory_warm": warm, "memory_end": memory[-1],
-            "memory_peak": max(memory[len(memory) // 4 :]), "growth": memory[-1] / warm - 1}  # fmt: skip
+    return {
+        "good": len(good),
+        "answered": answered,
+        "bad": bad,
+        "alive": server.process is not None and server.process.poll() is None,
+        "memory_warm": warm,
+        "memory_end": memory[-1],
+        "memory_peak": max(memory[len(memory) // 4 :]),
+        "growth": memory[-1] / warm - 1,
+    }
 
 
 def resident(server: Server) -> int:
@@ -217,11 +242,15 @@ async def misbehave(server: Server, number: int, key: str) -> None:
     long = json.dumps({"messages": [{"role": "user", "content": "go on"}], "stream": True, "max_tokens": 400}).encode()
     strange = json.dumps({"model": "../../../../etc/passwd\u0000", "messages": [{"role": "user", "content": "x"}]})
     kinds = [
-        (request(long, key), "hang up"), (request(b'{"messages": [', key), "400"), (request(long, "wrong"), "401"),
-        (request(b"x" * 6_000_000, key), "413"), (request(strange.encode(), key), "404"),
-        (request(long, key)[:-20], "hang up"), (b"\x16\x03\x01 nonsense\r\n\r\n", "400"),
+        (request(long, key), "hang up"),
+        (request(b'{"messages": [', key), "400"),
+        (request(long, "wrong"), "401"),
+        (request(b"x" * 6_000_000, key), "413"),
+        (request(strange.encode(), key), "404"),
+        (request(long, key)[:-20], "hang up"),
+        (b"\x16\x03\x01 nonsense\r\n\r\n", "400"),
         (request(b"{}", key, "/v1/models/..%2f..%2fetc"), "405"),
-    ]  # fmt: skip
+    ]
     data, expected = kinds[number // 2 % len(kinds)]
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -244,8 +273,21 @@ def free_port() -> int:
 def servers_for(args: argparse.Namespace, gguf: Path, places: int) -> list[Server]:
     """Return the contestants."""
     ports = [free_port() for _ in range(3)]
-    ours = [sys.executable, "-m", "lingraft", "serve", str(gguf), "--port", str(ports[0]), "--concurrency", str(places),
-            "--context", str(CONTEXT), "--threads", str(args.threads)]  # fmt: skip
+    ours = [
+        sys.executable,
+        "-m",
+        "lingraft",
+        "serve",
+        str(gguf),
+        "--port",
+        str(ports[0]),
+        "--concurrency",
+        str(places),
+        "--context",
+        str(CONTEXT),
+        "--threads",
+        str(args.threads),
+    ]
     bare = [sys.executable, "-c", BARE, str(gguf), str(ports[1]), str(places), str(args.threads), str(CONTEXT)]
     found = [Server("lingraft", ours, ports[0], gguf.stem), Server("llama.cpp", bare, ports[1], gguf.stem)]
     if args.transformers:

@@ -35,12 +35,23 @@ SEED, RATE, RANK = 42, 5e-4, 8
 
 def recipe(base: Path, data: Path, work: Path, length: int, updates: int, per_update: int) -> dict[str, Any]:
     """Return what lingraft trains: two blocks a forward, as it does by default at this length on a CPU."""
-    trainer = {"learning_rate": RATE, "lr_scheduler_type": "constant", "warmup_steps": 0, "bf16": False,
-               "max_steps": updates, "per_device_train_batch_size": 2,
-               "gradient_accumulation_steps": per_update // 2}  # fmt: skip
+    trainer = {
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "bf16": False,
+        "max_steps": updates,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": per_update // 2,
+    }
     technique = {"kind": "lora", "r": RANK, "alpha": 2 * RANK}
-    return {"name": "bench", "base": str(base), "out": str(work / "run"), "seed": SEED,
-            "sft": {"data": str(data), "length": length, "techniques": [technique], "trainer": trainer}}  # fmt: skip
+    return {
+        "name": "bench",
+        "base": str(base),
+        "out": str(work / "run"),
+        "seed": SEED,
+        "sft": {"data": str(data), "length": length, "techniques": [technique], "trainer": trainer},
+    }
 
 
 def blocks_of(given: dict[str, Any], base: Path) -> list[list[dict[str, list[int]]]]:
@@ -60,8 +71,7 @@ def blocks_of(given: dict[str, Any], base: Path) -> list[list[dict[str, list[int
 def _rows(block: Any) -> list[dict[str, list[int]]]:
     starts = [i for i, position in enumerate(block["position_ids"]) if position == 0]
     edges = [*starts, len(block["position_ids"])]
-    return [{key: list(map(int, block[key][a:b])) for key in ("input_ids", "labels")}
-            for a, b in pairwise(edges)]  # fmt: skip
+    return [{key: list(map(int, block[key][a:b])) for key in ("input_ids", "labels")} for a, b in pairwise(edges)]
 
 
 def task(blocks: list[Any], per_update: int, updates: int, base: Path, work: Path, given: Any) -> dict[str, Any]:
@@ -73,9 +83,20 @@ def task(blocks: list[Any], per_update: int, updates: int, base: Path, work: Pat
         rows += inside
     tokenizer = load_tokenizer(base)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return {"base": str(base), "rows": rows, "updates": taken, "pad": pad, "batch": given.batch, "blocks": per_update,
-            "length": given.length, "r": RANK, "rate": RATE, "seed": SEED, "threads": given.threads,
-            "scratch": str(work / "scratch")}  # fmt: skip
+    return {
+        "base": str(base),
+        "rows": rows,
+        "updates": taken,
+        "pad": pad,
+        "batch": given.batch,
+        "blocks": per_update,
+        "length": given.length,
+        "r": RANK,
+        "rate": RATE,
+        "seed": SEED,
+        "threads": given.threads,
+        "scratch": str(work / "scratch"),
+    }
 
 
 def anonymous(pid: int) -> int:
@@ -130,8 +151,12 @@ def plot(results: dict[str, Any], file: Path) -> None:
     styles = {"lingraft": {"lw": 4, "alpha": 0.5}, "plain": {"ls": "--", "lw": 1.5, "color": "black"}}
     for name, result in results.items():
         steps = range(1, len(result["losses"]) + 1)
-        axes.plot(steps, result["losses"], label=f"{name} ({result['tokens_per_second']:.0f} tokens/s)",
-                  **styles.get(name, {"lw": 1, "alpha": 0.7}))  # fmt: skip
+        axes.plot(
+            steps,
+            result["losses"],
+            label=f"{name} ({result['tokens_per_second']:.0f} tokens/s)",
+            **styles.get(name, {"lw": 1, "alpha": 0.7}),
+        )
     axes.set(xlabel="update", ylabel="loss (nats per supervised token)")
     axes.legend(frameon=False)
     figure.tight_layout()
@@ -143,13 +168,19 @@ def show(results: dict[str, Any]) -> None:
     mine = results.get("lingraft")
     print(f"{'':12} {'tokens/s':>9} {'peak GB':>8}" + ("  lingraft is" if mine else ""))
     for name, result in results.items():
-        ratio = f"  {mine['tokens_per_second'] / result['tokens_per_second']:.2f} × as fast, " \
-                f"{mine['peak'] / result['peak']:.2f} of the memory" if mine and name != "lingraft" else ""  # fmt: skip
+        ratio = (
+            f"  {mine['tokens_per_second'] / result['tokens_per_second']:.2f} × as fast, "
+            f"{mine['peak'] / result['peak']:.2f} of the memory"
+            if mine and name != "lingraft"
+            else ""
+        )
         print(f"{name:12} {result['tokens_per_second']:9.1f} {result['peak'] / 1e9:8.2f}{ratio}")
     if mine and "plain" in results:
         pairs = list(zip(mine["losses"], results["plain"]["losses"], strict=True))
-        print(f"losses against plain: at most {100 * max(abs(a - b) / b for a, b in pairs):.3f} % apart in "
-              f"{len(pairs)} updates")  # fmt: skip
+        print(
+            f"losses against plain: at most {100 * max(abs(a - b) / b for a, b in pairs):.3f} % apart in "
+            f"{len(pairs)} updates"
+        )
     print(json.dumps(results))
 
 

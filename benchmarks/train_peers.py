@@ -24,8 +24,9 @@ def adapted(task):
     """Load the base in fp32 and put LoRA on all its linear layers."""
     set_seed(task["seed"])
     model = AutoModelForCausalLM.from_pretrained(task["base"], dtype=torch.float32)
-    return get_peft_model(model, LoraConfig(r=task["r"], lora_alpha=2 * task["r"], target_modules="all-linear",
-                                            task_type="CAUSAL_LM"))  # fmt: skip
+    return get_peft_model(
+        model, LoraConfig(r=task["r"], lora_alpha=2 * task["r"], target_modules="all-linear", task_type="CAUSAL_LM")
+    )
 
 
 def padded(rows, fill):
@@ -65,10 +66,23 @@ def plain(task):
 
 def settings(task, **more):
     """Return what the Trainer and trl's take alike."""
-    return {"output_dir": task["scratch"], "learning_rate": task["rate"], "lr_scheduler_type": "constant",
-            "warmup_steps": 0, "logging_steps": 1, "report_to": "none", "save_strategy": "no", "use_cpu": True,
-            "seed": task["seed"], "num_train_epochs": 1, "per_device_train_batch_size": task["batch"],
-            "disable_tqdm": True, "bf16": False, "weight_decay": 0.0, **more}  # fmt: skip
+    return {
+        "output_dir": task["scratch"],
+        "learning_rate": task["rate"],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+        "seed": task["seed"],
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": task["batch"],
+        "disable_tqdm": True,
+        "bf16": False,
+        "weight_decay": 0.0,
+        **more,
+    }
 
 
 def timed(trainer, tokens):
@@ -88,8 +102,9 @@ def trainer(task):
     """transformers' Trainer with peft, padding each batch to its longest row."""
     rows = chosen_rows(task)
     arguments = TrainingArguments(**settings(task, remove_unused_columns=False))
-    made = Trainer(model=adapted(task), args=arguments, train_dataset=rows,
-                   data_collator=lambda batch: padded(batch, task["pad"]))  # fmt: skip
+    made = Trainer(
+        model=adapted(task), args=arguments, train_dataset=rows, data_collator=lambda batch: padded(batch, task["pad"])
+    )
     return timed(made, sum(len(row["input_ids"]) for row in rows))
 
 
@@ -100,21 +115,38 @@ def trl(task, packing):
 
     rows = chosen_rows(task)
     masks = [[int(label != IGNORED) for label in row["labels"]] for row in rows]
-    table = Dataset.from_list([{"input_ids": row["input_ids"], "completion_mask": mask}
-                               for row, mask in zip(rows, masks, strict=True)])  # fmt: skip
+    table = Dataset.from_list(
+        [{"input_ids": row["input_ids"], "completion_mask": mask} for row, mask in zip(rows, masks, strict=True)]
+    )
     blocks = {"per_device_train_batch_size": task["blocks"]} if packing else {}
     # gradient_checkpointing is trl's default; with it the same work takes a third longer and less memory.
-    arguments = SFTConfig(**settings(task, packing=packing, max_length=task["length"], completion_only_loss=True,
-                                     gradient_checkpointing=False, **blocks))  # fmt: skip
-    made = SFTTrainer(model=adapted(task), args=arguments, train_dataset=table,
-                      processing_class=AutoTokenizer.from_pretrained(task["base"]))  # fmt: skip
+    arguments = SFTConfig(
+        **settings(
+            task,
+            packing=packing,
+            max_length=task["length"],
+            completion_only_loss=True,
+            gradient_checkpointing=False,
+            **blocks,
+        )
+    )
+    made = SFTTrainer(
+        model=adapted(task),
+        args=arguments,
+        train_dataset=table,
+        processing_class=AutoTokenizer.from_pretrained(task["base"]),
+    )
     return timed(made, sum(len(row["input_ids"]) for row in rows))
 
 
 if __name__ == "__main__":
     name, given, answer = sys.argv[1], json.loads(Path(sys.argv[2]).read_text()), Path(sys.argv[3])
     torch.set_num_threads(given["threads"])
-    kinds = {"plain": plain, "trainer": trainer, "trl-padded": lambda t: trl(t, False),
-             "trl-packed": lambda t: trl(t, True)}  # fmt: skip
+    kinds = {
+        "plain": plain,
+        "trainer": trainer,
+        "trl-padded": lambda t: trl(t, False),
+        "trl-packed": lambda t: trl(t, True),
+    }
     seconds, tokens, losses = kinds[name](given)
     answer.write_text(json.dumps({"seconds": seconds, "tokens": tokens, "losses": losses}))

@@ -93,8 +93,9 @@ def begin(asked: Asked, name: str) -> Start:
         pieces = old.learn(text.runs(), asked.size)
         old.write(folder, checkpoint.side_files, pieces)
         before = tuple(old.old_pieces([piece.text for piece in pieces]))
-        grown = Grown(asked.base, folder, checkpoint.tensors["model.embed_tokens.weight"], None, old.size, before,
-                      text.texts)  # fmt: skip
+        grown = Grown(
+            asked.base, folder, checkpoint.tensors["model.embed_tokens.weight"], None, old.size, before, text.texts
+        )
         began = time.perf_counter()
         rows = start_of(name)(grown).embedding
         seconds = time.perf_counter() - began
@@ -175,8 +176,14 @@ def run(asked: Asked, name: str, seed: int, screen: bool, results: dict[str, Any
     model = model_of(asked, start, seed)
     trained = [p for p in model.parameters() if p.requires_grad]
     solver = torch.optim.AdamW(
-        [{"params": [p], "scale": asked.rows_rate if "trainable_tokens" in n else 1.0}
-         for n, p in model.named_parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)  # fmt: skip
+        [
+            {"params": [p], "scale": asked.rows_rate if "trainable_tokens" in n else 1.0}
+            for n, p in model.named_parameters()
+            if p.requires_grad
+        ],
+        lr=RATE,
+        weight_decay=0.0,
+    )
     if not curve:
         curve.append({"tokens": 0, "bits": bits_per_character(model, asked, start), "seconds": 0.0})
         save(asked, results)
@@ -201,8 +208,16 @@ def run(asked: Asked, name: str, seed: int, screen: bool, results: dict[str, Any
         spent += time.perf_counter() - began
         curve.append({"tokens": leg, "bits": bits_per_character(model, asked, start), "seconds": round(spent, 1)})
         results[key] |= {"preparation": round(start.seconds, 1), "tokens_per_second": round(seen / spent, 1)}
-        torch.save({"rows": [p.detach() for p in trained], "solver": solver.state_dict(), "taken": taken, "seen": seen,
-                    "spent": spent}, kept)  # fmt: skip
+        torch.save(
+            {
+                "rows": [p.detach() for p in trained],
+                "solver": solver.state_dict(),
+                "taken": taken,
+                "seen": seen,
+                "spent": spent,
+            },
+            kept,
+        )
         save(asked, results)
         print(f"{key:12} {leg:6,} tokens  {curve[-1]['bits']:.3f} bits  {spent:.0f} s", flush=True)
     return True
@@ -226,6 +241,7 @@ def save(asked: Asked, results: Mapping[str, Any]) -> None:
 
 def best_two(results: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
     """Return the two starts with the lowest mean bits per character at the screen."""
+
     def at(name: str) -> float:
         return mean(p["bits"] for s in seeds for p in results[f"{name}/{s}"]["curve"] if p["tokens"] == SCREEN)
 
@@ -239,8 +255,11 @@ def everything(asked: Asked, results: dict[str, Any], stop: float) -> bool:
             if time.monotonic() > stop or not run(asked, name, seed, True, results, stop):
                 return False
     finalists = [CONTROL, *best_two(results, asked.seeds)]
-    return all(time.monotonic() < stop and run(asked, name, seed, False, results, stop)
-               for seed in asked.seeds for name in finalists)  # fmt: skip
+    return all(
+        time.monotonic() < stop and run(asked, name, seed, False, results, stop)
+        for seed in asked.seeds
+        for name in finalists
+    )
 
 
 def curves(results: Mapping[str, Any], name: str) -> list[list[dict[str, float]]]:
@@ -250,13 +269,17 @@ def curves(results: Mapping[str, Any], name: str) -> list[list[dict[str, float]]
 
 def table(results: Mapping[str, Any]) -> str:
     """Return what was reached as a table in Markdown: mean ± half the range over seeds, and against the control."""
-    lines = ["| start | preparation | at the beginning | after 10,000 tokens | at the end, equal compute |",
-             "|---|---:|---:|---:|---:|"]  # fmt: skip
+    lines = [
+        "| start | preparation | at the beginning | after 10,000 tokens | at the end, equal compute |",
+        "|---|---:|---:|---:|---:|",
+    ]
     ends = {name: [c[-1]["bits"] for c in curves(results, name) if len(c) > 2 + len(LATER)] for name in STARTS}
     for name in STARTS:
         found = curves(results, name)
-        cells = [_cell([c[i]["bits"] for c in found if len(c) > i], [c[i]["bits"] for c in curves(results, CONTROL)])
-                 for i in (0, 2)]  # fmt: skip
+        cells = [
+            _cell([c[i]["bits"] for c in found if len(c) > i], [c[i]["bits"] for c in curves(results, CONTROL)])
+            for i in (0, 2)
+        ]
         seconds = next((v.get("preparation", 0.0) for k, v in results.items() if k.startswith(f"{name}/")), 0.0)
         lines.append(f"| {name} | {seconds:.0f} s | {cells[0]} | {cells[1]} | {_cell(ends[name], ends[CONTROL])} |")
     return "\n".join(lines)
@@ -284,11 +307,23 @@ def plot(results: Mapping[str, Any], out: Path) -> None:
         points = [[c[i] for c in found if len(c) > i] for i in range(max(map(len, found)))]
         x = [mean(p["tokens"] for p in column) + shift for column in points]
         y = [mean(p["bits"] for p in column) for column in points]
-        (line,) = axes.plot(x, y, marker="o", markersize=3, linewidth=2.5 if name == CONTROL else 1.5,
-                            color="black" if name == CONTROL else None,
-                            label="no new piece" if name == CONTROL else name)  # fmt: skip
-        axes.fill_between(x, [min(p["bits"] for p in c) for c in points], [max(p["bits"] for p in c) for c in points],
-                          color=line.get_color(), alpha=0.2, linewidth=0)  # fmt: skip
+        (line,) = axes.plot(
+            x,
+            y,
+            marker="o",
+            markersize=3,
+            linewidth=2.5 if name == CONTROL else 1.5,
+            color="black" if name == CONTROL else None,
+            label="no new piece" if name == CONTROL else name,
+        )
+        axes.fill_between(
+            x,
+            [min(p["bits"] for p in c) for c in points],
+            [max(p["bits"] for p in c) for c in points],
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
     axes.set_xlabel("training tokens (preparation counted as the tokens its time would have paid for)")
     axes.set_ylabel("bits per character, held-out Chinese")
     axes.set_yscale("log")
@@ -315,8 +350,17 @@ def main() -> None:
     given = parser.parse_args()
     stop = time.monotonic() + 60 * given.limit_minutes
     given.work.mkdir(parents=True, exist_ok=True)
-    asked = Asked(given.work, locate(given.base), tuple(given.text), given.heldout, given.size,
-                  tuple(range(given.seeds)), fastest_dtype(), given.characters, given.rows_rate)  # fmt: skip
+    asked = Asked(
+        given.work,
+        locate(given.base),
+        tuple(given.text),
+        given.heldout,
+        given.size,
+        tuple(range(given.seeds)),
+        fastest_dtype(),
+        given.characters,
+        given.rows_rate,
+    )
     file = given.work / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     done = everything(asked, results, stop)

@@ -37,8 +37,12 @@ def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findi
             _gather(findings, _data, name, block, findings)
     _gather(findings, require_fit, recipe, base, findings)
     findings.settle()
-    result: dict[str, Any] = {"recipe": str(file), "name": recipe.name, "stages": stages_of(recipe),
-                              "checked": ["keys", "paths", "base", "techniques", "data", "memory"]}  # fmt: skip
+    result: dict[str, Any] = {
+        "recipe": str(file),
+        "name": recipe.name,
+        "stages": stages_of(recipe),
+        "checked": ["keys", "paths", "base", "techniques", "data", "memory"],
+    }
     if dry_run:
         result["dry_run"] = _dry_run(recipe, base, findings)
     return result
@@ -74,8 +78,12 @@ def _paths(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path
         block = getattr(recipe, stage)
         for name in data_paths(block) if block is not None and stage in stages else []:
             if not resolve(name).exists() and not any(c in name for c in "*?[") and hub_of(name) is None:
-                findings.problem("not-found", f"{file or recipe.name} names {name}, which does not exist",
-                                 "check the path; relative paths start where the command runs", name)  # fmt: skip
+                findings.problem(
+                    "not-found",
+                    f"{file or recipe.name} names {name}, which does not exist",
+                    "check the path; relative paths start where the command runs",
+                    name,
+                )
 
 
 def _data(stage: str, block: Training, findings: Findings) -> None:
@@ -84,8 +92,11 @@ def _data(stage: str, block: Training, findings: Findings) -> None:
     if not names:
         return  # all from the Hub, which is not fetched for a check
     asks = getattr(block, "method", None) == "grpo"  # it takes prompts; the other methods take pairs
-    readers = {"sft": conversations.stream, "prefer": conversations.stream if asks else preferences,
-               "classify": labelled}  # fmt: skip
+    readers = {
+        "sft": conversations.stream,
+        "prefer": conversations.stream if asks else preferences,
+        "classify": labelled,
+    }
     if stage in readers:
         deque(readers[stage](names, findings), maxlen=0)
     else:
@@ -115,8 +126,12 @@ def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, A
                 continue
             given = [parse_technique("lora") if t.kind == "rows" else t for t in block.techniques]
             techniques = [t.model_copy(update={"rows": "none"}) if hasattr(t, "rows") else t for t in given]
-            trial = recipe.model_copy(update={
-                "out": f"{scratch}/{name}", "vocab": None, name: block.model_copy(update={"techniques": techniques}),
-            })  # fmt: skip
+            trial = recipe.model_copy(
+                update={
+                    "out": f"{scratch}/{name}",
+                    "vocab": None,
+                    name: block.model_copy(update={"techniques": techniques}),
+                }
+            )
             told.append({"stage": name, **dry_run(stage_of(Run(trial, base, findings), name, adapters=()))})
     return told

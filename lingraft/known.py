@@ -40,8 +40,14 @@ def never_checked(path: Path, fingerprint: str | None = None) -> list[Problem]:
     if not missing:
         return []
     which = f"fingerprint {known.fingerprint[:12]}" if known.fingerprint else f"no {MANIFEST} beside it"
-    return [Problem("not-found", f"{path} ({which}): no record that it was ever {' or '.join(missing)}",
-                    ", ".join(REMEDIES[what].format(path=path) for what in missing), str(path))]
+    return [
+        Problem(
+            "not-found",
+            f"{path} ({which}): no record that it was ever {' or '.join(missing)}",
+            ", ".join(REMEDIES[what].format(path=path) for what in missing),
+            str(path),
+        )
+    ]
 
 
 def look_up(path: Path, fingerprint: str | None = None) -> Known:

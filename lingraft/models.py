@@ -53,8 +53,12 @@ def locate(name: str | Path) -> Path:
         return Path(snapshot_download(text, allow_patterns=list(WEIGHTS)))
     except Exception as error:  # the Hub's client raises many kinds: no network, no such repository, gated …
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        refuse("not-found", f"{text} is no local path, and the Hub did not give it: {reason}",
-               "check the id and the network (HF_ENDPOINT chooses a mirror), or give a local directory", text)
+        refuse(
+            "not-found",
+            f"{text} is no local path, and the Hub did not give it: {reason}",
+            "check the id and the network (HF_ENDPOINT chooses a mirror), or give a local directory",
+            text,
+        )
 
 
 def _from_modelscope(name: str) -> Path:
@@ -138,8 +142,12 @@ def load_base(path: Path, dtype: torch.dtype | None = None, **more: Any) -> PreT
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or fastest_dtype(), **more)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
-        refuse("config-mismatch", f"{path} cannot be loaded as a causal language model: {_first_line(error)}",
-               "run `lingraft inspect` on it", path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path} cannot be loaded as a causal language model: {_first_line(error)}",
+            "run `lingraft inspect` on it",
+            path,
+        )
     return model
 
 
@@ -178,8 +186,12 @@ def attach(model: Any, adapter: Path) -> Any:
         live = PeftModel.from_pretrained(model, adapter)
         return live if live.active_peft_config.is_prompt_learning else live.merge_and_unload()
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        refuse("base-mismatch", f"{adapter} does not fit its base: {_first_line(error)}",
-               "run `lingraft verify ADAPTER --base BASE`", adapter)  # fmt: skip
+        refuse(
+            "base-mismatch",
+            f"{adapter} does not fit its base: {_first_line(error)}",
+            "run `lingraft verify ADAPTER --base BASE`",
+            adapter,
+        )
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -189,8 +201,12 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers raises bare Exception for broken files
-        refuse("tokenizer-mismatch", f"{path} has no tokenizer that can be loaded: {_first_line(error)}",
-               "copy tokenizer.json (or tokenizer.model) and tokenizer_config.json into it", path)  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"{path} has no tokenizer that can be loaded: {_first_line(error)}",
+            "copy tokenizer.json (or tokenizer.model) and tokenizer_config.json into it",
+            path,
+        )
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -210,19 +226,31 @@ def require_causal(path: Path) -> None:
 
     architectures = config.get("architectures") or []
     if architectures and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
-        refuse("config-mismatch", f"{path} is {architectures[0]}, not a causal language model",
-               "choose a model whose architecture ends in ForCausalLM", path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path} is {architectures[0]}, not a causal language model",
+            "choose a model whose architecture ends in ForCausalLM",
+            path,
+        )
     kind = config.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        refuse("config-mismatch", f"{path}: transformers has no causal language model of model_type {kind!r}",
-               "choose another base, or update transformers", path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path}: transformers has no causal language model of model_type {kind!r}",
+            "choose another base, or update transformers",
+            path,
+        )
     try:
         AutoConfig.from_pretrained(path)
     except Refusal:
         raise
     except Exception as error:
-        refuse("config-mismatch", f"{path / 'config.json'} is refused by transformers: {_first_line(error)}",
-               "restore it from its source, or run `lingraft adopt`", path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path / 'config.json'} is refused by transformers: {_first_line(error)}",
+            "restore it from its source, or run `lingraft adopt`",
+            path,
+        )
 
 
 def fastest_dtype() -> torch.dtype:

@@ -34,8 +34,12 @@ class Outcome:
         """Return the one object that `--json` prints."""
         if self.bug is not None:
             return {"ok": False, "error": self.bug, "problems": [], "warnings": []}
-        found = {"ok": self.ok, **self.result, "problems": [spoken(p) for p in self.problems],
-                 "warnings": [spoken(w) for w in self.warnings]}  # fmt: skip
+        found = {
+            "ok": self.ok,
+            **self.result,
+            "problems": [spoken(p) for p in self.problems],
+            "warnings": [spoken(w) for w in self.warnings],
+        }
         return {**found, "allowed": [spoken(p) for p in self.allowed]} if self.allowed else found
 
 
@@ -64,6 +68,11 @@ def attempt(call: Callable[[Findings], dict[str, Any]], allow: frozenset[str] = 
 def of_os(error: OSError) -> Problem:
     """Turn what the operating system refused into a problem."""
     path = None if error.filename is None else str(error.filename)
-    code: Code = "no-space" if error.errno == errno.ENOSPC else "not-found" if isinstance(error, FileNotFoundError) \
-        else "unreadable"  # fmt: skip
+    code: Code = (
+        "no-space"
+        if error.errno == errno.ENOSPC
+        else "not-found"
+        if isinstance(error, FileNotFoundError)
+        else "unreadable"
+    )
     return Problem(code, f"{path or 'a file'}: {error.strerror or error}", "check the path and its permissions", path)

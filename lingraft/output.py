@@ -17,8 +17,12 @@ def check_free(out: Path, overwrite: bool) -> None:
     """Refuse an output that exists already (`output-exists`) unless it is empty or may be overwritten."""
     if overwrite or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    refuse("output-exists", f"{out} exists already and is not empty",
-           "choose another --out, or add --overwrite to replace it", out)  # fmt: skip
+    refuse(
+        "output-exists",
+        f"{out} exists already and is not empty",
+        "choose another --out, or add --overwrite to replace it",
+        out,
+    )
 
 
 def require_space(out: Path, nbytes: int) -> None:
@@ -26,8 +30,12 @@ def require_space(out: Path, nbytes: int) -> None:
     there = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if free < nbytes:
-        refuse("no-space", f"{out} needs {nbytes:,} bytes; {free:,} are free on its disk",
-               "free some space, or choose an --out on another disk", out)  # fmt: skip
+        refuse(
+            "no-space",
+            f"{out} needs {nbytes:,} bytes; {free:,} are free on its disk",
+            "free some space, or choose an --out on another disk",
+            out,
+        )
 
 
 @contextmanager
@@ -108,7 +116,11 @@ def _explain(error: OSError, out: Path) -> None:
     import errno
 
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        refuse("no-space", f"the disk filled up while {out} was written; nothing was left behind",
-               "free some space, or choose an --out on another disk", out)  # fmt: skip
+        refuse(
+            "no-space",
+            f"the disk filled up while {out} was written; nothing was left behind",
+            "free some space, or choose an --out on another disk",
+            out,
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         refuse("unreadable", f"{out} cannot be written: {error.strerror}", "choose another --out", out)

@@ -111,8 +111,11 @@ def _window(recipe: Recipe, first: str | None, last: str | None) -> list[str]:
     names = stages_of(recipe)
     for name in (first, last):
         if name is not None and name not in names:
-            refuse("recipe-invalid", f"the recipe has no stage {name!r}; it has {', '.join(names)}",
-                   f"name one of them, or add a `{name}:` block" if name in STAGES else "name one of them")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"the recipe has no stage {name!r}; it has {', '.join(names)}",
+                f"name one of them, or add a `{name}:` block" if name in STAGES else "name one of them",
+            )
     start = names.index(first) if first else 0
     stop = names.index(last) + 1 if last else len(names)
     return names[start:stop]
@@ -163,8 +166,12 @@ def _require_inputs(this: Run, name: str) -> None:
     names = stages_of(this.recipe)
     missing = [n for n in names[: names.index(name)] if "key" not in this.state.get("stages", {}).get(n, {})]
     if missing:
-        refuse("not-found", f"{name} needs what {missing[0]} makes, and {missing[0]} has not been run in {this.out}",
-               f"run it first: lingraft run RECIPE --to {missing[-1]}", this.out)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{name} needs what {missing[0]} makes, and {missing[0]} has not been run in {this.out}",
+            f"run it first: lingraft run RECIPE --to {missing[-1]}",
+            this.out,
+        )
 
 
 def _keep_work(this: Run, name: str, key: str) -> None:
@@ -179,9 +186,15 @@ def _keep_work(this: Run, name: str, key: str) -> None:
 def _stage_manifest(this: Run, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
     from lingraft.merge.lineage import versions
 
-    return {"schema": SCHEMA, "stage": name, "command": list(this.command), "recipe": this.recipe.as_json(),
-            "result": dict(result), "versions": versions(),
-            "allowed": [p.as_json() for p in this.findings.allowed]}  # fmt: skip
+    return {
+        "schema": SCHEMA,
+        "stage": name,
+        "command": list(this.command),
+        "recipe": this.recipe.as_json(),
+        "result": dict(result),
+        "versions": versions(),
+        "allowed": [p.as_json() for p in this.findings.allowed],
+    }
 
 
 def finished(recipe: Recipe) -> dict[str, Any] | None:
@@ -214,10 +227,13 @@ def answer(state: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
         "adapters": adapters,
         "report": str(out / "report.html") if (out / "report.html").is_file() else None,
         "seconds": round(float(state.get("seconds", 0.0)), 2),
-        "stages": [{"name": n, "seconds": stages[n]["seconds"], "skipped": bool(stages[n].get("skipped"))}
-                   for n in stages_of(recipe) if n in stages and "key" in stages[n]],
+        "stages": [
+            {"name": n, "seconds": stages[n]["seconds"], "skipped": bool(stages[n].get("skipped"))}
+            for n in stages_of(recipe)
+            if n in stages and "key" in stages[n]
+        ],
         "evaluate": stages.get("evaluate", {}).get("result"),
-    }  # fmt: skip
+    }
 
 
 def _read_state(out: Path) -> dict[str, Any]:
@@ -258,8 +274,9 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        refuse("output-exists", f"another lingraft run is working in {out}",
-               "wait for it, or choose another `out`", out)  # fmt: skip
+        refuse(
+            "output-exists", f"another lingraft run is working in {out}", "wait for it, or choose another `out`", out
+        )
     try:
         yield
     finally:

@@ -16,16 +16,40 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
 Code = Literal[
-    "not-found", "unreadable", "output-exists", "no-space", "unknown-format",
-    "truncated-file", "lfs-pointer", "missing-shard", "corrupt-file", "unsafe-pickle",
-    "config-mismatch", "tokenizer-mismatch", "vocab-mismatch",
-    "base-mismatch", "already-merged", "wrong-order",
-    "unused-adapter-tensors", "missing-adapter-tensors", "unsupported-adapter",
-    "empty-tensor", "non-finite", "untrained-adapter", "module-not-updated", "new-tokens-untrained",
-    "tied-head-conflict", "merged-differs", "fingerprint-mismatch",
-    "recipe-invalid", "data-invalid", "nothing-supervised", "does-not-fit",
-    "training-diverged", "checkpoint-damaged",
-]  # fmt: skip
+    "not-found",
+    "unreadable",
+    "output-exists",
+    "no-space",
+    "unknown-format",
+    "truncated-file",
+    "lfs-pointer",
+    "missing-shard",
+    "corrupt-file",
+    "unsafe-pickle",
+    "config-mismatch",
+    "tokenizer-mismatch",
+    "vocab-mismatch",
+    "base-mismatch",
+    "already-merged",
+    "wrong-order",
+    "unused-adapter-tensors",
+    "missing-adapter-tensors",
+    "unsupported-adapter",
+    "empty-tensor",
+    "non-finite",
+    "untrained-adapter",
+    "module-not-updated",
+    "new-tokens-untrained",
+    "tied-head-conflict",
+    "merged-differs",
+    "fingerprint-mismatch",
+    "recipe-invalid",
+    "data-invalid",
+    "nothing-supervised",
+    "does-not-fit",
+    "training-diverged",
+    "checkpoint-damaged",
+]
 CODES: tuple[str, ...] = get_args(Code)
 
 
@@ -47,16 +71,18 @@ class Problem:
 class Refusal(Exception):
     """A verb could not, or would not, do what it was asked; carries every problem found."""
 
-    def __init__(self, *problems: Problem, warnings: tuple[Problem, ...] = (),
-                 answer: dict[str, Any] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, *problems: Problem, warnings: tuple[Problem, ...] = (), answer: dict[str, Any] | None = None
+    ) -> None:
         super().__init__("; ".join(f"{p.code}: {p.message}" for p in problems))
         self.problems = problems
         self.warnings = warnings
         self.answer = answer or {}  # fields of the JSON answer that are known all the same (inspect, verify)
 
 
-def refuse(code: Code, message: str, remedy: str, path: Path | str | None = None,
-           tensor: str | None = None) -> NoReturn:  # fmt: skip
+def refuse(
+    code: Code, message: str, remedy: str, path: Path | str | None = None, tensor: str | None = None
+) -> NoReturn:
     """Raise a Refusal with a single problem."""
     raise Refusal(Problem(code, message, remedy, None if path is None else str(path), tensor))
 
@@ -74,16 +100,18 @@ class Findings:
     warnings: list[Problem] = field(default_factory=list)
     allowed: list[Problem] = field(default_factory=list)
 
-    def problem(self, code: Code, message: str, remedy: str, path: Path | str | None = None,
-                tensor: str | None = None) -> None:  # fmt: skip
+    def problem(
+        self, code: Code, message: str, remedy: str, path: Path | str | None = None, tensor: str | None = None
+    ) -> None:
         """Note a problem; it refuses at ``settle`` unless its code is allowed."""
         found = Problem(code, message, remedy, None if path is None else str(path), tensor)
         heap = self.allowed if code in self.allow else self.problems
         if found not in heap:
             heap.append(found)
 
-    def warn(self, code: Code, message: str, remedy: str, path: Path | str | None = None,
-             tensor: str | None = None) -> None:  # fmt: skip
+    def warn(
+        self, code: Code, message: str, remedy: str, path: Path | str | None = None, tensor: str | None = None
+    ) -> None:
         """Note a warning: told, never refused."""
         found = Problem(code, message, remedy, None if path is None else str(path), tensor)
         if found not in self.warnings:

@@ -56,8 +56,15 @@ def track(label: str, total: float, unit: str = "bytes") -> Iterator[Advance]:
         def render(self, task: RichTask) -> Text:
             return Text(f"{_amount(task.speed or 0, unit)}/s")
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), Speed(), TimeRemainingColumn(),
-                  console=Console(stderr=True), transient=True) as bar:  # fmt: skip
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
         task = bar.add_task(told(label), total=total)
         yield lambda amount: bar.advance(task, amount)
     say(f"{label}: done in {time.monotonic() - started:.1f} s")

@@ -124,8 +124,10 @@ class Prefer(Training):
     @model_validator(mode="after")
     def _rewards_for_grpo(self) -> Prefer:
         if (self.method == "grpo") != bool(self.rewards):
-            raise ValueError("rewards: grpo needs them (contains, number, han, short, or package.module:function), "
-                             "and no other method takes them")  # fmt: skip
+            raise ValueError(
+                "rewards: grpo needs them (contains, number, han, short, or package.module:function), "
+                "and no other method takes them"
+            )
         return self
 
 
@@ -212,8 +214,10 @@ class Recipe(Block):
         chain = [name for name in ("pretrain", "sft", "prefer", "classify") if getattr(self, name) is not None]
         for name, later in pairwise(chain):
             if getattr(self, name).leaves == "live":
-                raise ValueError(f"{later} cannot stand on {name}: what {name} leaves is not merged, it only works "
-                                 "beside its base. Use lora there, or train the stages in two recipes")  # fmt: skip
+                raise ValueError(
+                    f"{later} cannot stand on {name}: what {name} leaves is not merged, it only works "
+                    "beside its base. Use lora there, or train the stages in two recipes"
+                )
         return self
 
     def as_json(self) -> dict[str, Any]:
@@ -237,8 +241,11 @@ def parse_technique(item: Any) -> Any:
     target = TABLE.get(str(kind), str(kind))
     if ":" not in target:
         near = difflib.get_close_matches(str(kind), TABLE, 1)
-        raise ValueError(f"kind: {kind!r} is not a technique" + (f"; did you mean {near[0]!r}?" if near else "")
-                         + f" Known: {', '.join(sorted(TABLE))}; your own is `package.module:Class`")  # fmt: skip
+        raise ValueError(
+            f"kind: {kind!r} is not a technique"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + f" Known: {', '.join(sorted(TABLE))}; your own is `package.module:Class`"
+        )
     module, _, name = target.partition(":")
     try:
         technique = getattr(import_module(module), name)
@@ -273,15 +280,23 @@ def _problem(item: Mapping[str, Any], path: Path | None) -> Problem:
         message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else trainer if "trainer" in known else "")
     if item["type"] == "missing":
         message = "this key is missing"
-    return Problem("recipe-invalid", f"{where}: {message}", f"mend {where} in the recipe",
-                   None if path is None else str(path))  # fmt: skip
+    return Problem(
+        "recipe-invalid", f"{where}: {message}", f"mend {where} in the recipe", None if path is None else str(path)
+    )
 
 
 def _siblings(loc: tuple[Any, ...]) -> list[str]:
     model: Any = Recipe
     for part in loc[:-1]:
         info = getattr(model, "model_fields", {}).get(part)
-        models = [m for m in getattr(info.annotation, "__args__", (info.annotation,)) if isinstance(m, type)
-                  and issubclass(m, BaseModel)] if info is not None else []  # fmt: skip
+        models = (
+            [
+                m
+                for m in getattr(info.annotation, "__args__", (info.annotation,))
+                if isinstance(m, type) and issubclass(m, BaseModel)
+            ]
+            if info is not None
+            else []
+        )
         model = models[0] if models else None
     return list(getattr(model, "model_fields", {}))

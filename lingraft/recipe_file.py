@@ -44,8 +44,12 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        refuse("recipe-invalid", f"{path} is not readable YAML: {' '.join(str(error).split())}",
-               "mend the line named", path)  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{path} is not readable YAML: {' '.join(str(error).split())}",
+            "mend the line named",
+            path,
+        )
     if not isinstance(raw, dict):
         refuse("recipe-invalid", f"{path} holds no keys", "begin from `lingraft new quickstart FILE`", path)
     for item in overrides:
@@ -60,8 +64,11 @@ def _override(raw: dict[str, Any], item: str, path: Path) -> None:
     *parents, last = key.split(".")
     here: Any = raw
     for parent in parents:
-        here = here[int(parent)] if isinstance(here, list) and parent.isdigit() and int(parent) < len(here) else (
-            here.setdefault(parent, {}) if isinstance(here, dict) else None)
+        here = (
+            here[int(parent)]
+            if isinstance(here, list) and parent.isdigit() and int(parent) < len(here)
+            else (here.setdefault(parent, {}) if isinstance(here, dict) else None)
+        )
         if not isinstance(here, dict | list):
             refuse("recipe-invalid", f"--set {key}: {parent!r} is not a block of {path}", "check the path", path)
     parsed = yaml.load(value, Loader=_Loader)

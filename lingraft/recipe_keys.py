@@ -52,8 +52,9 @@ def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> Non
                 findings.problem("recipe-invalid", f"export.{number}: {p.message}", p.remedy, path)
 
 
-def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None,
-                   method: str | None = None) -> None:  # fmt: skip
+def _check_trainer(
+    trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None, method: str | None = None
+) -> None:
     if not trainer:
         return
     _check_trackers(trainer, stage, findings)
@@ -71,8 +72,12 @@ def _check_trainer(trainer: Mapping[str, Any], stage: str, findings: Findings, p
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            findings.problem("recipe-invalid", f"{stage}.trainer.{key}: transformers.TrainingArguments has no such "
-                             f"argument{hint}", f"mend {stage}.trainer.{key} in the recipe", path)  # fmt: skip
+            findings.problem(
+                "recipe-invalid",
+                f"{stage}.trainer.{key}: transformers.TrainingArguments has no such argument{hint}",
+                f"mend {stage}.trainer.{key} in the recipe",
+                path,
+            )
 
 
 def _check_trackers(trainer: Mapping[str, Any], stage: str, findings: Findings) -> None:
@@ -92,8 +97,16 @@ def _check_techniques(block: Training, stage: str, findings: Findings, path: Pat
         needs.append("trainer.eval_strategy")
     best_kept = [name for name in needs if name != "trainer.eval_strategy"]
     if best_kept and any(t.kind == "average" for t in block.techniques):
-        findings.problem("recipe-invalid", f"{stage}.techniques: average and {best_kept[0]} both decide which weights "
-                         "are kept", "keep one of them", path)  # fmt: skip
+        findings.problem(
+            "recipe-invalid",
+            f"{stage}.techniques: average and {best_kept[0]} both decide which weights are kept",
+            "keep one of them",
+            path,
+        )
     if needs and block.validation is None:
-        findings.problem("recipe-invalid", f"{stage}.validation: {needs[0]} needs validation data",
-                         f"add `validation: 0.02` (a share or a path) to {stage}", path)  # fmt: skip
+        findings.problem(
+            "recipe-invalid",
+            f"{stage}.validation: {needs[0]} needs validation data",
+            f"add `validation: 0.02` (a share or a path) to {stage}",
+            path,
+        )

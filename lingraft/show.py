@@ -25,12 +25,17 @@ def plain(result: Mapping[str, Any], depth: int = 0) -> str:
 
 def run_summary(result: Mapping[str, Any]) -> str:
     """Return what a finished run came to: stages, figures, where things are."""
-    lines = [f"{stage['name']:<10} {stage['seconds']:>8.1f} s{'  (done before)' if stage['skipped'] else ''}"
-             for stage in result["stages"]]  # fmt: skip
+    lines = [
+        f"{stage['name']:<10} {stage['seconds']:>8.1f} s{'  (done before)' if stage['skipped'] else ''}"
+        for stage in result["stages"]
+    ]
     lines.append(f"{'total':<10} {result['seconds']:>8.1f} s")
     models = (result.get("evaluate") or {}).get("models") or []
-    for key, label in (("bits_per_character", "bits per character"), ("tokens_per_character", "tokens per character"),
-                       ("english_bits_per_character", "English bits per character")):  # fmt: skip
+    for key, label in (
+        ("bits_per_character", "bits per character"),
+        ("tokens_per_character", "tokens per character"),
+        ("english_bits_per_character", "English bits per character"),
+    ):
         values = [m[key] for m in models if m.get(key) is not None]
         if len(values) > 1:
             lines.append(f"{label}: {values[0]:.3f} → {values[-1]:.3f} ({values[-1] / values[0] - 1:+.1%})")

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
     from lingraft.train.stage import Stage
 
 OUTPUTS = {
-    "vocab": "vocab", "pretrain": "pretrain", "sft": "sft", "prefer": "prefer", "classify": "classify",
-    "merge": "merged", "verify": "verify.json", "evaluate": "evaluate.json", "export": "export",
+    "vocab": "vocab",
+    "pretrain": "pretrain",
+    "sft": "sft",
+    "prefer": "prefer",
+    "classify": "classify",
+    "merge": "merged",
+    "verify": "verify.json",
+    "evaluate": "evaluate.json",
+    "export": "export",
     "report": "report.html",
-}  # fmt: skip
+}
 
 
 def vocab(this: Run) -> dict[str, Any]:
@@ -31,11 +38,18 @@ def vocab(this: Run) -> dict[str, Any]:
     assert block is not None
     corpus = [block.corpus] if isinstance(block.corpus, str) else list(block.corpus or [])
     return extend(
-        this.base, this.out / "vocab", corpus=[resolve(path) for path in corpus],
-        unite=None if block.unite is None else resolve(block.unite), size=block.size, init=block.init,
-        all_pieces=block.all_pieces, budget_tokens=_budget(this), seed=this.recipe.seed, overwrite=True,
+        this.base,
+        this.out / "vocab",
+        corpus=[resolve(path) for path in corpus],
+        unite=None if block.unite is None else resolve(block.unite),
+        size=block.size,
+        init=block.init,
+        all_pieces=block.all_pieces,
+        budget_tokens=_budget(this),
+        seed=this.recipe.seed,
+        overwrite=True,
         findings=this.findings,
-    )  # fmt: skip
+    )
 
 
 def _budget(this: Run) -> int | None:
@@ -54,11 +68,17 @@ def stage_of(this: Run, name: str, adapters: tuple[Path, ...] | None = None) -> 
 
     found = this.stack(before=name) if adapters is None else Stack(this.base, adapters)
     return Stage(  # absolute paths: they are recorded in the adapter's lineage
-        name=name, block=training_block(this.recipe, name), base=found.base.absolute(),
+        name=name,
+        block=training_block(this.recipe, name),
+        base=found.base.absolute(),
         adapters=tuple(path.absolute() for path in found.adapters),
-        out=this.out / name, work=this.out / "work" / name, seed=this.recipe.seed,
-        recipe=this.recipe.as_json(), findings=this.findings, distributed=this.recipe.distributed,
-    )  # fmt: skip
+        out=this.out / name,
+        work=this.out / "work" / name,
+        seed=this.recipe.seed,
+        recipe=this.recipe.as_json(),
+        findings=this.findings,
+        distributed=this.recipe.distributed,
+    )
 
 
 def train(name: str) -> Callable[[Run], dict[str, Any]]:
@@ -81,9 +101,17 @@ def merge(this: Run) -> dict[str, Any]:
 
     block, found = this.recipe.merge, this.stack()
     return merge_to(
-        found.base, found.adapters, this.out / "merged", dtype=block.dtype, shard_size=block.shard_size,
-        onto=block.onto, tied=block.tied, overwrite=True, findings=this.findings, command=list(this.command),
-    )  # fmt: skip
+        found.base,
+        found.adapters,
+        this.out / "merged",
+        dtype=block.dtype,
+        shard_size=block.shard_size,
+        onto=block.onto,
+        tied=block.tied,
+        overwrite=True,
+        findings=this.findings,
+        command=list(this.command),
+    )
 
 
 def verify(this: Run) -> dict[str, Any]:
@@ -109,9 +137,14 @@ def evaluate(this: Run) -> dict[str, Any]:
         [this.recipe.base, *([str(this.final)] if chain(this.recipe) else [])],
         text=None if block.text is None else resolve(block.text),
         english=None if block.english is None else resolve(block.english),
-        tasks=block.tasks, shots=block.shots, prompts=block.prompts, samples=block.samples, limit=block.limit,
-        train=_trained_on(this), findings=this.findings,
-    )  # fmt: skip
+        tasks=block.tasks,
+        shots=block.shots,
+        prompts=block.prompts,
+        samples=block.samples,
+        limit=block.limit,
+        train=_trained_on(this),
+        findings=this.findings,
+    )
     write_json(this.out / "evaluate.json", result)
     return result
 
@@ -119,16 +152,26 @@ def evaluate(this: Run) -> dict[str, Any]:
 def _trained_on(this: Run) -> list[Path]:
     """Return the files that the training stages read, in which no held-out text should stand."""
     blocks = [getattr(this.recipe, name) for name in ("pretrain", "sft", "prefer")]
-    return [resolve(path) for block in blocks if block is not None for path in data_paths(block)
-            if path != block.validation]  # fmt: skip
+    return [
+        resolve(path) for block in blocks if block is not None for path in data_paths(block) if path != block.validation
+    ]
 
 
 def export(this: Run) -> dict[str, Any]:
     """Write the files for other runtimes."""
     from lingraft.export.several import export_all
 
-    return {"files": export_all(this.final, this.stack(), this.out / "export", this.recipe.name, this.recipe.export,
-                                this.findings, this.command)}  # fmt: skip
+    return {
+        "files": export_all(
+            this.final,
+            this.stack(),
+            this.out / "export",
+            this.recipe.name,
+            this.recipe.export,
+            this.findings,
+            this.command,
+        )
+    }
 
 
 def report(this: Run) -> dict[str, Any]:
@@ -150,7 +193,14 @@ def log_of(this: Run, name: str) -> list[dict[str, Any]]:
 
 
 RUNNERS: dict[str, Callable[[Run], dict[str, Any]]] = {
-    "vocab": vocab, "pretrain": train("pretrain"), "sft": train("sft"), "prefer": train("prefer"),
-    "classify": train("classify"), "merge": merge, "verify": verify, "evaluate": evaluate, "export": export,
+    "vocab": vocab,
+    "pretrain": train("pretrain"),
+    "sft": train("sft"),
+    "prefer": train("prefer"),
+    "classify": train("classify"),
+    "merge": merge,
+    "verify": verify,
+    "evaluate": evaluate,
+    "export": export,
     "report": report,
-}  # fmt: skip
+}

@@ -22,8 +22,10 @@ def test_version_answers() -> None:
 
 @pytest.mark.parametrize("module", ["torch", "transformers", "pydantic", "rich", "numpy"])
 def test_help_imports_nothing_heavy(module: str) -> None:
-    code = (f"import sys; sys.argv=['lingraft', '--help']\nfrom lingraft.cli import app\ntry: app()\n"
-            f"except SystemExit: pass\nassert {module!r} not in sys.modules")  # fmt: skip
+    code = (
+        f"import sys; sys.argv=['lingraft', '--help']\nfrom lingraft.cli import app\ntry: app()\n"
+        f"except SystemExit: pass\nassert {module!r} not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 

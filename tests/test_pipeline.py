@@ -105,8 +105,12 @@ def test_a_run_killed_while_training_goes_on_to_the_same_weights(tmp_path: Path,
         folder.mkdir()
     expected = go(write(whole, tiny_llama, steps=40), tmp_path / "cache")
     recipe = write(cut, tiny_llama, steps=40)
-    process = subprocess.Popen(command(recipe), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "LINGRAFT_DTYPE": "float32"})  # fmt: skip
+    process = subprocess.Popen(
+        command(recipe),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "LINGRAFT_DTYPE": "float32"},
+    )
     log = cut / "run" / "work" / "pretrain" / "log.jsonl"
     while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 7):
         time.sleep(0.05)
@@ -114,14 +118,17 @@ def test_a_run_killed_while_training_goes_on_to_the_same_weights(tmp_path: Path,
     process.wait()
     assert not (cut / "run" / "pretrain").exists()
     resumed = go(recipe, tmp_path / "cache")
-    same = [(Path(a) / "adapter_model.safetensors").read_bytes() == (Path(b) / "adapter_model.safetensors").read_bytes()
-            for a, b in zip(expected["adapters"], resumed["adapters"], strict=True)]  # fmt: skip
+    same = [
+        (Path(a) / "adapter_model.safetensors").read_bytes() == (Path(b) / "adapter_model.safetensors").read_bytes()
+        for a, b in zip(expected["adapters"], resumed["adapters"], strict=True)
+    ]
     assert same == [True, True]
 
 
 def test_a_stage_alone_asks_for_what_it_needs(tmp_path: Path, tiny_llama: Path) -> None:
     recipe = write(tmp_path, tiny_llama)
-    done = subprocess.run([sys.executable, "-m", "lingraft", "sft", str(recipe), "--json"], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "lingraft", "sft", str(recipe), "--json"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["code"] == "not-found"

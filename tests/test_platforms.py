@@ -31,9 +31,11 @@ main()
 def test_a_run_needs_nothing_that_only_unix_has(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "zh.txt").write_text("长城很长。\n" * 400, encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"name: a\nbase: {tiny_llama}\nout: {tmp_path / 'run'}\n"
-                      f"pretrain: {{data: {tmp_path / 'zh.txt'}, length: 32,"
-                      " techniques: [{kind: lora, r: 2}], trainer: {max_steps: 3, learning_rate: 1e-2}}\n")  # fmt: skip
+    recipe.write_text(
+        f"name: a\nbase: {tiny_llama}\nout: {tmp_path / 'run'}\n"
+        f"pretrain: {{data: {tmp_path / 'zh.txt'}, length: 32,"
+        " techniques: [{kind: lora, r: 2}], trainer: {max_steps: 3, learning_rate: 1e-2}}\n"
+    )
     command = [sys.executable, "-c", WITHOUT, "run", str(recipe), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

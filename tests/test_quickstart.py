@@ -44,8 +44,7 @@ def test_the_page_and_every_folder_are_there(answer: dict[str, Any]) -> None:
 
 def test_a_finished_quickstart_says_so(answer: dict[str, Any]) -> None:
     run = Path(answer["model"]).parent
-    done = subprocess.run(command(run),
-                          capture_output=True, text=True, check=False, env=os.environ)  # fmt: skip
+    done = subprocess.run(command(run), capture_output=True, text=True, check=False, env=os.environ)
     again = json.loads(done.stdout)
     assert all(stage["skipped"] for stage in again["stages"])
     assert again["seconds"] == answer["seconds"]

@@ -8,8 +8,22 @@ import pytest
 import lingraft
 
 ROOT = Path(lingraft.__file__).parent
-ROOMS = ("weights", "merge", "verify", "adopt", "vocab", "data", "train", "plan", "evaluate", "serve",
-         "export", "quickstart", "language", "studio")  # fmt: skip
+ROOMS = (
+    "weights",
+    "merge",
+    "verify",
+    "adopt",
+    "vocab",
+    "data",
+    "train",
+    "plan",
+    "evaluate",
+    "serve",
+    "export",
+    "quickstart",
+    "language",
+    "studio",
+)
 FOUNDATION = {"problems", "output", "cache", "accelerator", "progress", "sizes", "language"}
 # A room may import itself, the foundation, and these.
 MAY = {
@@ -43,18 +57,27 @@ def imported_rooms(file: Path) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_imports_only_what_the_plan_allows(room: str) -> None:
     allowed = MAY[room] | FOUNDATION | {room}
-    broken = {str(file.relative_to(ROOT)): sorted(imported_rooms(file) - allowed)
-              for file in (ROOT / room).rglob("*.py") if imported_rooms(file) - allowed}  # fmt: skip
+    broken = {
+        str(file.relative_to(ROOT)): sorted(imported_rooms(file) - allowed)
+        for file in (ROOT / room).rglob("*.py")
+        if imported_rooms(file) - allowed
+    }
     assert not broken
 
 
 def test_every_module_opens_by_saying_what_it_is() -> None:
-    silent = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")
-              if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))]  # fmt: skip
+    silent = [
+        str(file.relative_to(ROOT))
+        for file in ROOT.rglob("*.py")
+        if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    ]
     assert not silent
 
 
 def test_remote_code_is_never_trusted() -> None:
-    trusting = [str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")
-                if "trust_remote_code=True" in file.read_text(encoding="utf-8")]  # fmt: skip
+    trusting = [
+        str(file.relative_to(ROOT))
+        for file in ROOT.rglob("*.py")
+        if "trust_remote_code=True" in file.read_text(encoding="utf-8")
+    ]
     assert not trusting

@@ -24,8 +24,14 @@ class Candidate:
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as the report writes them."""
-        return {"name": self.name, "value": self.value, "bits_per_character": _finite(self.bits),
-                "margin": _finite(self.margin), "loses_clearly": self.lost, "tokens": self.tokens}  # fmt: skip
+        return {
+            "name": self.name,
+            "value": self.value,
+            "bits_per_character": _finite(self.bits),
+            "margin": _finite(self.margin),
+            "loses_clearly": self.lost,
+            "tokens": self.tokens,
+        }
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,21 @@ def answer(outline: Outline, question: Question, met: Sequence[Candidate]) -> An
     published = [value for value in _published(outline, question.name) if value in equals]
     if published:
         others = [value for value in equals if value != published[0]]
-        return Answer(question.name, published[0], "assumed", f"as published; the probe does not tell it from "
-                      f"{', '.join(map(str, others))}", _margin(met, published[0]))  # fmt: skip
-    return Answer(question.name, equals[0], "assumed", "the usual value; the probe does not tell it from "
-                  f"{', '.join(str(v) for v in equals[1:])}", _margin(met, equals[0]),
-                  open=question.asked or len(equals) < len(met))  # fmt: skip
+        return Answer(
+            question.name,
+            published[0],
+            "assumed",
+            f"as published; the probe does not tell it from {', '.join(map(str, others))}",
+            _margin(met, published[0]),
+        )
+    return Answer(
+        question.name,
+        equals[0],
+        "assumed",
+        f"the usual value; the probe does not tell it from {', '.join(str(v) for v in equals[1:])}",
+        _margin(met, equals[0]),
+        open=question.asked or len(equals) < len(met),
+    )
 
 
 def unprobed(outline: Outline, question: Question) -> Answer:

@@ -27,9 +27,13 @@ def refuse_another_type(path: Path, named: Named, config: Fields, given: Fields,
     claimed = config.get("model_type")
     if isinstance(claimed, str) and claimed not in known_families() and "model_type" not in given:
         fitting = named.families[0].model_type
-        findings.problem("config-mismatch", f"{path}: its config says model_type {claimed}, which lingraft does not "
-                         f"adopt; its tensors have the names of {fitting}, and may mean another computation",
-                         f"keep its config, or add --set model_type={fitting} if it computes the same", path)
+        findings.problem(
+            "config-mismatch",
+            f"{path}: its config says model_type {claimed}, which lingraft does not "
+            f"adopt; its tensors have the names of {fitting}, and may mean another computation",
+            f"keep its config, or add --set model_type={fitting} if it computes the same",
+            path,
+        )
 
 
 def ordered(named: Named, config: Fields, given: Fields) -> tuple[tuple[Family, str, str], ...]:
@@ -44,8 +48,11 @@ def ordered(named: Named, config: Fields, given: Fields) -> tuple[tuple[Family, 
         return ((named.families[0], "inferred", "names and shapes"),)
     first = _published(named) or ("gemma" if _is_gemma(named.entries) else None)
     if first in by_type:
-        others = [(f, "inferred", "names") for f in named.families if f.model_type in ("llama", "gemma")
-                  and f.model_type != first and "gemma" in (f.model_type, first)]  # fmt: skip
+        others = [
+            (f, "inferred", "names")
+            for f in named.families
+            if f.model_type in ("llama", "gemma") and f.model_type != first and "gemma" in (f.model_type, first)
+        ]
         return ((by_type[first], "inferred", "shapes and values"), *others)
     note = "names and shapes; Mistral without a window computes the same"
     return tuple((f, "inferred", note) for f in named.families if f.model_type != "mistral")
@@ -56,10 +63,19 @@ def _published(named: Named) -> str | None:
     for family in named.families:
         sizes: Mapping[str, Any] = family.sizes({name: entry.shape for name, entry in named.entries.items()})
         if "key_rows" in sizes:
-            found += [(abs(known.vocab - sizes["vocab_size"]), known.model_type) for known in KNOWN
-                      if known.model_type == family.model_type and known.fits(
-                          family.model_type, sizes["num_hidden_layers"], sizes["hidden_size"],
-                          sizes["intermediate_size"], sizes["key_rows"], sizes["vocab_size"])]  # fmt: skip
+            found += [
+                (abs(known.vocab - sizes["vocab_size"]), known.model_type)
+                for known in KNOWN
+                if known.model_type == family.model_type
+                and known.fits(
+                    family.model_type,
+                    sizes["num_hidden_layers"],
+                    sizes["hidden_size"],
+                    sizes["intermediate_size"],
+                    sizes["key_rows"],
+                    sizes["vocab_size"],
+                )
+            ]
     return min(found)[1] if found else None
 
 

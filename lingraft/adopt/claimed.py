@@ -13,8 +13,17 @@ from lingraft.adopt.family import Fields
 from lingraft.problems import Findings
 
 Test = Callable[[Any], bool]
-EMPTY = ("rope_scaling", "rope_parameters", "sliding_window", "pad_token_id", "bos_token_id", "eos_token_id",
-         "attn_logit_softcapping", "final_logit_softcapping", "n_inner")  # fields that null is a value of
+EMPTY = (
+    "rope_scaling",
+    "rope_parameters",
+    "sliding_window",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "n_inner",
+)  # fields that null is a value of
 
 
 def usable(source: Path, fields: Fields, rows: int, who: str, findings: Findings) -> dict[str, Any]:
@@ -31,28 +40,60 @@ def usable(source: Path, fields: Fields, rows: int, who: str, findings: Findings
         elif who == "--set":
             findings.problem("config-mismatch", f"--set {name}={value}: not {what}", f"give {what}", source)
         elif value is not None:
-            findings.warn("config-mismatch", f"{source}: {who} says {name} {value!r}, which is not {what}",
-                          "nothing to do; the written config is corrected", source)
+            findings.warn(
+                "config-mismatch",
+                f"{source}: {who} says {name} {value!r}, which is not {what}",
+                "nothing to do; the written config is corrected",
+                source,
+            )
     return found
 
 
 def _tests(rows: int) -> dict[str, tuple[Test, str]]:
     """Return for every field that is computed with what its value has to be."""
     kinds: tuple[tuple[str, Test, tuple[str, ...]], ...] = (
-        ("a number above zero", _is_positive,
-         ("rope_theta", "rotary_emb_base", "query_pre_attn_scalar", "attn_logit_softcapping", "rope_local_base_freq",
-          "final_logit_softcapping")),
-        ("a number between 0 and 1", lambda v: _is_positive(v) and v <= 1,
-         ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rotary_pct")),
-        ("a whole number above zero", lambda v: type(v) is int and v > 0,
-         ("num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "hidden_size", "n_embd", "sliding_window",
-          "max_position_embeddings", "n_positions", "n_inner")),
+        (
+            "a number above zero",
+            _is_positive,
+            (
+                "rope_theta",
+                "rotary_emb_base",
+                "query_pre_attn_scalar",
+                "attn_logit_softcapping",
+                "rope_local_base_freq",
+                "final_logit_softcapping",
+            ),
+        ),
+        (
+            "a number between 0 and 1",
+            lambda v: _is_positive(v) and v <= 1,
+            ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rotary_pct"),
+        ),
+        (
+            "a whole number above zero",
+            lambda v: type(v) is int and v > 0,
+            (
+                "num_attention_heads",
+                "n_head",
+                "num_key_value_heads",
+                "head_dim",
+                "hidden_size",
+                "n_embd",
+                "sliding_window",
+                "max_position_embeddings",
+                "n_positions",
+                "n_inner",
+            ),
+        ),
         ("true or false", lambda v: isinstance(v, bool), ("use_parallel_residual", "tie_word_embeddings")),
         ("the name of an activation", _is_activation, ("hidden_act", "hidden_activation", "activation_function")),
         ("a rotary scaling that transformers has", _is_rotary, ("rope_scaling", "rope_parameters")),
-        (f"a token of a vocabulary of {rows}", lambda v: _is_token(v, rows),
-         ("bos_token_id", "eos_token_id", "pad_token_id")),
-    )  # fmt: skip
+        (
+            f"a token of a vocabulary of {rows}",
+            lambda v: _is_token(v, rows),
+            ("bos_token_id", "eos_token_id", "pad_token_id"),
+        ),
+    )
     return {name: (test, what) for what, test, names in kinds for name in names}
 
 

@@ -12,8 +12,15 @@ from lingraft.adopt.refusals import some
 from lingraft.problems import Findings, refuse
 from lingraft.weights.tensors import Entry
 
-SPARE = ("pooler.", "cls.seq_relationship", "lm_head.bias", "cls.predictions.bias", "predictions.decoder.bias",
-         "position_ids", "rotary_emb")  # fmt: skip
+SPARE = (
+    "pooler.",
+    "cls.seq_relationship",
+    "lm_head.bias",
+    "cls.predictions.bias",
+    "predictions.decoder.bias",
+    "position_ids",
+    "rotary_emb",
+)
 
 
 def check_complete(path: Path, config: Mapping[str, Any], entries: Mapping[str, Entry], findings: Findings) -> None:
@@ -30,16 +37,31 @@ def check_complete(path: Path, config: Mapping[str, Any], entries: Mapping[str, 
     missing = [name for name in wanted if name not in entries and name not in tied and not _spare(name)]
     strange = [name for name in entries if name not in wanted and not _spare(name)]
     if missing:
-        findings.problem("missing-shard", f"{path} lacks {len(missing)} tensors of a {kind}: {some(missing)}",
-                         "download the missing files", path, missing[0])
+        findings.problem(
+            "missing-shard",
+            f"{path} lacks {len(missing)} tensors of a {kind}: {some(missing)}",
+            "download the missing files",
+            path,
+            missing[0],
+        )
     if strange:
-        findings.problem("unknown-format", f"{path}: {len(strange)} tensors have no place in a {kind}: "
-                         f"{some(strange)}", "check that the files are of one model, and of this family", path,
-                         strange[0])
+        findings.problem(
+            "unknown-format",
+            f"{path}: {len(strange)} tensors have no place in a {kind}: {some(strange)}",
+            "check that the files are of one model, and of this family",
+            path,
+            strange[0],
+        )
     for name in wanted.keys() & entries.keys():
         if wanted[name] != entries[name].shape:
-            findings.problem("config-mismatch", f"{path}: {name} is {list(entries[name].shape)}; a {kind} of the "
-                             f"inferred sizes has {list(wanted[name])}", "take all files from one download", path, name)
+            findings.problem(
+                "config-mismatch",
+                f"{path}: {name} is {list(entries[name].shape)}; a {kind} of the "
+                f"inferred sizes has {list(wanted[name])}",
+                "take all files from one download",
+                path,
+                name,
+            )
 
 
 def check_given(path: Path, config: Mapping[str, Any], given: Mapping[str, Any], findings: Findings) -> None:
@@ -53,11 +75,19 @@ def check_given(path: Path, config: Mapping[str, Any], given: Mapping[str, Any],
     for name, value in given.items():
         if name not in fields and not hasattr(plain, name):
             near = get_close_matches(name, sorted(fields), 1)
-            findings.problem("config-mismatch", f"--set {name}: a {config['architectures'][0]} has no such field",
-                             f"did you mean {near[0]}?" if near else "leave it out", path)
+            findings.problem(
+                "config-mismatch",
+                f"--set {name}: a {config['architectures'][0]} has no such field",
+                f"did you mean {near[0]}?" if near else "leave it out",
+                path,
+            )
         elif name in config and config[name] != value:
-            findings.problem("config-mismatch", f"--set {name}={value}: the tensors make it {config[name]}",
-                             f"leave {name} out, or give what it follows from", path)
+            findings.problem(
+                "config-mismatch",
+                f"--set {name}={value}: the tensors make it {config[name]}",
+                f"leave {name} out, or give what it follows from",
+                path,
+            )
 
 
 def _built(path: Path, config: Mapping[str, Any]) -> Any:
@@ -65,10 +95,22 @@ def _built(path: Path, config: Mapping[str, Any]) -> Any:
 
     try:
         return build(config)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, StrictDataclassError, TypeError,
-            ValueError) as error:  # fmt: skip
-        refuse("config-mismatch", f"{path}: transformers builds no {config['architectures'][0]} from this config: "
-               f"{type(error).__name__}: {error}", "correct config.json, or remove it to have it made anew", path)
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        StrictDataclassError,
+        TypeError,
+        ValueError,
+    ) as error:
+        refuse(
+            "config-mismatch",
+            f"{path}: transformers builds no {config['architectures'][0]} from this config: "
+            f"{type(error).__name__}: {error}",
+            "correct config.json, or remove it to have it made anew",
+            path,
+        )
 
 
 def _spare(name: str) -> bool:

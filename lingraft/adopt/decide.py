@@ -78,8 +78,11 @@ def decide(outline: Outline, bench: Bench | None) -> Decision:
             break
     answers = tuple(answer(outline, question, meetings[question.name]) for question in outline.questions)
     bits = trial.bits(best, documents, bench.stages[0])
-    return Decision(answers, tuple(c for found in meetings.values() for c in found),
-                    float(bits.sum()) / trial.characters(documents, bench.stages[0]))  # fmt: skip
+    return Decision(
+        answers,
+        tuple(c for found in meetings.values() for c in found),
+        float(bits.sum()) / trial.characters(documents, bench.stages[0]),
+    )
 
 
 def _first(trial: Trial, documents: Sequence[int]) -> dict[str, Any]:
@@ -113,8 +116,9 @@ def _predicted(trial: Trial, best: Mapping[str, Any], documents: Sequence[int]) 
     return sorted((n for n in documents if float(bits[n].mean()) < guessing), key=lambda n: per_byte[n])[:KEPT]
 
 
-def _meet(trial: Trial, best: Mapping[str, Any], question: Question, documents: Sequence[int],
-          stages: Sequence[int]) -> list[Candidate]:  # fmt: skip
+def _meet(
+    trial: Trial, best: Mapping[str, Any], question: Question, documents: Sequence[int], stages: Sequence[int]
+) -> list[Candidate]:
     """Let a question's candidates meet on growing parts of the text; return them as they ended."""
     if len(question.candidates) < 2:
         return []
@@ -132,8 +136,16 @@ def _meet(trial: Trial, best: Mapping[str, Any], question: Question, documents: 
     for i, value in enumerate(question.candidates):
         own, other = (trial.bits(configs[j], documents, ended[i]) for j in (i, top))
         characters = trial.characters(documents, ended[i])
-        found.append(Candidate(question.name, value, float(own.sum()) / characters,
-                               float((own - other).sum()) / characters, i not in alive, len(own)))  # fmt: skip
+        found.append(
+            Candidate(
+                question.name,
+                value,
+                float(own.sum()) / characters,
+                float((own - other).sum()) / characters,
+                i not in alive,
+                len(own),
+            )
+        )
     return found
 
 

@@ -12,8 +12,11 @@ OUTSIDE = ("cls", "lm_head", "classifier", "qa_outputs", "dropout")
 def _is_roberta(body: str) -> Any:
     def fits(shapes: Shapes) -> bool:
         types = shapes.get(f"{body}embeddings.token_type_embeddings.weight")
-        return "lm_head.dense.weight" in shapes or "classifier.dense.weight" in shapes or (
-            types is not None and types[0] == 1 and not any(name.startswith("cls.") for name in shapes))  # fmt: skip
+        return (
+            "lm_head.dense.weight" in shapes
+            or "classifier.dense.weight" in shapes
+            or (types is not None and types[0] == 1 and not any(name.startswith("cls.") for name in shapes))
+        )
 
     return fits
 
@@ -21,11 +24,14 @@ def _is_roberta(body: str) -> Any:
 def _sizes(body: str, model_type: str) -> Any:
     def sizes(shapes: Shapes) -> dict[str, Any]:
         vocab, width = shapes[f"{body}embeddings.word_embeddings.weight"]
-        found = {"hidden_size": width, "num_hidden_layers": count_layers(shapes, f"{body}encoder.layer."),
-                 "intermediate_size": shapes[f"{body}encoder.layer.0.intermediate.dense.weight"][0],
-                 "vocab_size": vocab,
-                 "max_position_embeddings": shapes[f"{body}embeddings.position_embeddings.weight"][0],
-                 "type_vocab_size": shapes[f"{body}embeddings.token_type_embeddings.weight"][0]}  # fmt: skip
+        found = {
+            "hidden_size": width,
+            "num_hidden_layers": count_layers(shapes, f"{body}encoder.layer."),
+            "intermediate_size": shapes[f"{body}encoder.layer.0.intermediate.dense.weight"][0],
+            "vocab_size": vocab,
+            "max_position_embeddings": shapes[f"{body}embeddings.position_embeddings.weight"][0],
+            "type_vocab_size": shapes[f"{body}embeddings.token_type_embeddings.weight"][0],
+        }
         heads = [name for name in ("cls.predictions.decoder.weight", "lm_head.decoder.weight") if name in shapes]
         found["tie_word_embeddings"] = not heads
         if model_type == "roberta":
@@ -38,9 +44,11 @@ def _sizes(body: str, model_type: str) -> Any:
 def _questions(body: str, model_type: str) -> Any:
     def questions(shapes: Shapes) -> list[Question]:
         width = shapes[f"{body}embeddings.word_embeddings.weight"][1]
-        return [Question("head_dim", head_sizes(width), asked=True),
-                Question("hidden_act", ("gelu", "gelu_new", "relu")),
-                Question("layer_norm_eps", (1e-12, 1e-5) if model_type == "bert" else (1e-5, 1e-12))]  # fmt: skip
+        return [
+            Question("head_dim", head_sizes(width), asked=True),
+            Question("hidden_act", ("gelu", "gelu_new", "relu")),
+            Question("layer_norm_eps", (1e-12, 1e-5) if model_type == "bert" else (1e-5, 1e-12)),
+        ]
 
     return questions
 
@@ -67,8 +75,13 @@ def _architecture(body: str, model_type: str) -> Any:
 def _config(model_type: str) -> Any:
     def config(found: Fields, chosen: Fields) -> dict[str, Any]:
         heads = found["hidden_size"] // int(chosen["head_dim"])
-        return {"model_type": model_type, **found, "num_attention_heads": heads, "hidden_act": chosen["hidden_act"],
-                "layer_norm_eps": chosen["layer_norm_eps"]}  # fmt: skip
+        return {
+            "model_type": model_type,
+            **found,
+            "num_attention_heads": heads,
+            "hidden_act": chosen["hidden_act"],
+            "layer_norm_eps": chosen["layer_norm_eps"],
+        }
 
     return config
 
@@ -81,10 +94,19 @@ def _claims(config: Fields) -> dict[str, Any]:
 def _family(model_type: str, fits: Any) -> Family:
     body = f"{model_type}."
     return Family(
-        model_type, body, r"encoder\.layer\.0\.attention\.self\.query\.weight", OUTSIDE, fits,
-        _sizes(body, model_type), _questions(body, model_type), _architecture(body, model_type), _config(model_type),
-        _claims, f"{body}embeddings.word_embeddings.weight", masked=True,
-    )  # fmt: skip
+        model_type,
+        body,
+        r"encoder\.layer\.0\.attention\.self\.query\.weight",
+        OUTSIDE,
+        fits,
+        _sizes(body, model_type),
+        _questions(body, model_type),
+        _architecture(body, model_type),
+        _config(model_type),
+        _claims,
+        f"{body}embeddings.word_embeddings.weight",
+        masked=True,
+    )
 
 
 FAMILIES = (_family("roberta", _is_roberta("roberta.")), _family("bert", lambda _: True))

@@ -50,8 +50,9 @@ class Family:
 def count_layers(shapes: Shapes, stem: str) -> int:
     """Return how many layers there are: one more than the highest number."""
     depth = stem.count(".")
-    numbers = [int(name.split(".")[depth]) for name in shapes
-               if name.startswith(stem) and name.split(".")[depth].isdigit()]  # fmt: skip
+    numbers = [
+        int(name.split(".")[depth]) for name in shapes if name.startswith(stem) and name.split(".")[depth].isdigit()
+    ]
     return max(numbers, default=-1) + 1
 
 

@@ -24,8 +24,19 @@ SCALING = "rope_scaling"
 SAYS = {"meta": "params.json", "gguf": "the GGUF's metadata", "llama2c": "the file's header"}
 UNSAID = "the usual value, which its format does not tell"
 # Fields of a config that shapes decide alone; what it says otherwise is told.
-SIZES = ("hidden_size", "n_embd", "num_hidden_layers", "n_layer", "intermediate_size", "vocab_size", "n_positions",
-         "tie_word_embeddings", "attention_bias", "mlp_bias", "type_vocab_size")  # fmt: skip
+SIZES = (
+    "hidden_size",
+    "n_embd",
+    "num_hidden_layers",
+    "n_layer",
+    "intermediate_size",
+    "vocab_size",
+    "n_positions",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+    "type_vocab_size",
+)
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,14 @@ class Outline:
         """Return config.json's fields for one set of answers."""
         config = self.family.config(self.sizes, chosen)
         names = [f"LABEL_{number}" for number in range(self.labels or 0)]
-        return config | ({"id2label": {str(i): name for i, name in enumerate(names)},
-                          "label2id": {name: i for i, name in enumerate(names)}} if names else {})  # fmt: skip
+        return config | (
+            {
+                "id2label": {str(i): name for i, name in enumerate(names)},
+                "label2id": {name: i for i, name in enumerate(names)},
+            }
+            if names
+            else {}
+        )
 
 
 def who_says(checkpoint: Checkpoint, name: str) -> str:
@@ -65,20 +82,26 @@ def outline(family: Family, named: Named, checkpoint: Checkpoint, given: Fields,
     sizes, source, config = family.sizes(shapes), checkpoint.path, checkpoint.config
     _check_sizes(source, sizes, config, given, findings)
     published = _published(family, sizes)
-    claims = {name: (value, who_says(checkpoint, name)) for name, value in
-              family.claims({**_sizes_only(sizes), **config}).items()}  # fmt: skip
+    claims = {
+        name: (value, who_says(checkpoint, name))
+        for name, value in family.claims({**_sizes_only(sizes), **config}).items()
+    }
     claims |= {name: (value, "inv_freq") for name, value in _from_buffers(named.buffers, claims).items()}
     by_heads = "head_dim" in given or {"num_attention_heads", "n_head"} & given.keys()
-    claims |= {name: (value, "--set") for name, value in family.claims({**_sizes_only(sizes), **given}).items()
-               if name in given or (name == "head_dim" and by_heads)}  # fmt: skip
+    claims |= {
+        name: (value, "--set")
+        for name, value in family.claims({**_sizes_only(sizes), **given}).items()
+        if name in given or (name == "head_dim" and by_heads)
+    }
     claims |= {name: (given[name], "--set") for name in ("head_dim", "rope_theta") if name in given}
     questions = family.questions(shapes)
     scalings = [value for value, _ in (claims[SCALING],) if value] if SCALING in claims else []
     scalings += [known.fields[SCALING] for known in published if known.fields.get(SCALING)]
     if scalings or SCALING in claims:
         questions.append(Question(SCALING, (*scalings, None) if scalings else (None,)))
-    claims = {name: claim for name, claim in claims.items()
-              if _possible(source, name, claim, sizes, questions, findings)}  # fmt: skip
+    claims = {
+        name: claim for name, claim in claims.items() if _possible(source, name, claim, sizes, questions, findings)
+    }
     asked = tuple(_with_candidates(question, claims, published) for question in questions)
     return Outline(family, sizes, asked, claims, published, labels_of(shapes))
 
@@ -90,11 +113,19 @@ def _sizes_only(sizes: Fields) -> dict[str, Any]:
 def _check_sizes(source: Path, sizes: Fields, config: Fields, given: Fields, findings: Findings) -> None:
     for name in SIZES:
         if name in sizes and name in given and given[name] != sizes[name]:
-            findings.problem("config-mismatch", f"--set {name}={given[name]}: the tensors say {sizes[name]}",
-                             f"leave {name} out; shapes decide it", source)
+            findings.problem(
+                "config-mismatch",
+                f"--set {name}={given[name]}: the tensors say {sizes[name]}",
+                f"leave {name} out; shapes decide it",
+                source,
+            )
         elif name in sizes and name in config and config[name] != sizes[name]:
-            findings.warn("config-mismatch", f"{source}: its config says {name} {config[name]}; the tensors say "
-                          f"{sizes[name]}, which was taken", "nothing to do; the written config is corrected", source)
+            findings.warn(
+                "config-mismatch",
+                f"{source}: its config says {name} {config[name]}; the tensors say {sizes[name]}, which was taken",
+                "nothing to do; the written config is corrected",
+                source,
+            )
 
 
 def _published(family: Family, sizes: Fields) -> tuple[Known, ...]:
@@ -121,8 +152,9 @@ def _from_buffers(buffers: Mapping[str, Entry], claims: Fields) -> dict[str, Any
     return rope if "rotary_pct" in claims else {**rope, "head_dim": 2 * entry.shape[0]}
 
 
-def _possible(source: Path, name: str, claim: tuple[Any, str], sizes: Fields, questions: Sequence[Question],
-              findings: Findings) -> bool:  # fmt: skip
+def _possible(
+    source: Path, name: str, claim: tuple[Any, str], sizes: Fields, questions: Sequence[Question], findings: Findings
+) -> bool:
     """Tell whether shapes allow a claim; head sizes must cut q and k evenly."""
     value, who = claim
     question = next((question for question in questions if question.name == name), None)
@@ -140,14 +172,14 @@ def _possible(source: Path, name: str, claim: tuple[Any, str], sizes: Fields, qu
     return False
 
 
-def _with_candidates(question: Question, claims: Mapping[str, tuple[Any, str]],
-                     published: Sequence[Known]) -> Question:  # fmt: skip
+def _with_candidates(question: Question, claims: Mapping[str, tuple[Any, str]], published: Sequence[Known]) -> Question:
     """Put the claimed value first, then those of published models of these shapes, then the family's."""
     if claims.get(question.name, (None, ""))[1] == "--set":
         return replace(question, candidates=(claims[question.name][0],))
     first = [claims[question.name][0]] if question.name in claims else []
-    from_published = [known.head_dim if question.name == "head_dim" else known.fields.get(question.name)
-                      for known in published]  # fmt: skip
+    from_published = [
+        known.head_dim if question.name == "head_dim" else known.fields.get(question.name) for known in published
+    ]
     found: list[Any] = []
     for value in (*first, *(v for v in from_published if v is not None), *question.candidates):
         if value not in found and (question.name != "head_dim" or value in (*first, *question.candidates)):

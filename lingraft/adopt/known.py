@@ -37,8 +37,13 @@ def _rope(theta: float, context: int, eps: float = 1e-5, **more: Any) -> dict[st
 
 
 def _llama3(factor: float) -> dict[str, Any]:
-    return {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192}  # fmt: skip
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
 
 
 KNOWN: tuple[Known, ...] = (
@@ -96,14 +101,26 @@ KNOWN: tuple[Known, ...] = (
     Known("pythia-2.8b", "gpt_neox", 32, 2560, 10240, 80, 32, 50257, {"max_position_embeddings": 2048}),
     Known("pythia-6.9b", "gpt_neox", 32, 4096, 16384, 128, 32, 50257, {"max_position_embeddings": 2048}),
     Known("pythia-12b", "gpt_neox", 36, 5120, 20480, 128, 40, 50257, {"max_position_embeddings": 2048}),
-    Known("gpt-neox-20b", "gpt_neox", 44, 6144, 24576, 96, 64, 50257,
-          {"max_position_embeddings": 2048, "hidden_act": "gelu_fast"}),
-    Known("bert-tiny", "bert", 2, 128, 512, 64, 2, 21128), Known("bert-mini", "bert", 4, 256, 1024, 64, 4, 21128),
-    Known("bert-small", "bert", 4, 512, 2048, 64, 8, 21128), Known("bert-base", "bert", 12, 768, 3072, 64, 12, 21128),
+    Known(
+        "gpt-neox-20b",
+        "gpt_neox",
+        44,
+        6144,
+        24576,
+        96,
+        64,
+        50257,
+        {"max_position_embeddings": 2048, "hidden_act": "gelu_fast"},
+    ),
+    Known("bert-tiny", "bert", 2, 128, 512, 64, 2, 21128),
+    Known("bert-mini", "bert", 4, 256, 1024, 64, 4, 21128),
+    Known("bert-small", "bert", 4, 512, 2048, 64, 8, 21128),
+    Known("bert-base", "bert", 12, 768, 3072, 64, 12, 21128),
     Known("bert-large", "bert", 24, 1024, 4096, 64, 16, 21128),
-    Known("MiniLM-L6", "bert", 6, 384, 1536, 32, 12, 30522), Known("MiniLM-L12", "bert", 12, 384, 1536, 32, 12, 30522),
+    Known("MiniLM-L6", "bert", 6, 384, 1536, 32, 12, 30522),
+    Known("MiniLM-L12", "bert", 12, 384, 1536, 32, 12, 30522),
     Known("bge-small", "bert", 12, 384, 1536, 32, 12, 21128),
     Known("roberta-base", "roberta", 12, 768, 3072, 64, 12, 50265),
     Known("roberta-large", "roberta", 24, 1024, 4096, 64, 16, 50265),
     Known("distilroberta", "roberta", 6, 768, 3072, 64, 12, 50265),
-)  # fmt: skip
+)

@@ -16,13 +16,28 @@ LAYER = "model.layers.0."
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 QUERY_SCALE = "query_pre_attn_scalar"
-CLASS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma",
-         "gemma2": "Gemma2", "gemma3_text": "Gemma3"}  # fmt: skip
+CLASS = {
+    "llama": "Llama",
+    "mistral": "Mistral",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma2",
+    "gemma3_text": "Gemma3",
+}
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 THETAS = dict.fromkeys(("qwen2", "qwen3", "gemma3_text"), (1e6, 1e4, 1e5, 5e5, 5e6, 1e7))
-NEEDED = ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "self_attn.o_proj.weight",
-          "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight", "input_layernorm.weight",
-          "post_attention_layernorm.weight")  # fmt: skip
+NEEDED = (
+    "self_attn.q_proj.weight",
+    "self_attn.k_proj.weight",
+    "self_attn.v_proj.weight",
+    "self_attn.o_proj.weight",
+    "mlp.gate_proj.weight",
+    "mlp.up_proj.weight",
+    "mlp.down_proj.weight",
+    "input_layernorm.weight",
+    "post_attention_layernorm.weight",
+)
 FOREIGN = {"input_layernorm.bias", "post_attention_layernorm.bias"}  # StableLM; all of these norm by the mean square
 EPSILON = {"llama": (1e-5, 1e-6), "mistral": (1e-5, 1e-6)}
 
@@ -45,13 +60,18 @@ def _is_plain(shapes: Shapes) -> bool:
 
 def _is_qwen2(shapes: Shapes) -> bool:
     return _has(shapes, "self_attn.q_proj.bias") and not (
-        _has(shapes, "self_attn.o_proj.bias") or _has(shapes, "self_attn.q_norm.weight"))  # fmt: skip
+        _has(shapes, "self_attn.o_proj.bias") or _has(shapes, "self_attn.q_norm.weight")
+    )
 
 
 def _is_qwen3(shapes: Shapes) -> bool:
     norm = shapes.get(LAYER + "self_attn.q_norm.weight")  # OLMo 2 has one as wide as all heads together
-    return norm is not None and norm[0] <= shapes[LAYER + "self_attn.k_proj.weight"][0] and not _has(
-        shapes, "pre_feedforward_layernorm.weight") and _has(shapes, "input_layernorm.weight")  # fmt: skip
+    return (
+        norm is not None
+        and norm[0] <= shapes[LAYER + "self_attn.k_proj.weight"][0]
+        and not _has(shapes, "pre_feedforward_layernorm.weight")
+        and _has(shapes, "input_layernorm.weight")
+    )
 
 
 def _is_gemma2(shapes: Shapes) -> bool:
@@ -66,13 +86,16 @@ def sizes(shapes: Shapes) -> dict[str, Any]:
     """Return what shapes tell of a decoder."""
     vocab, width = shapes[EMBEDDING]
     found: dict[str, Any] = {
-        "hidden_size": width, "num_hidden_layers": count_layers(shapes, "model.layers."),
-        "intermediate_size": shapes[LAYER + "mlp.gate_proj.weight"][0], "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": count_layers(shapes, "model.layers."),
+        "intermediate_size": shapes[LAYER + "mlp.gate_proj.weight"][0],
+        "vocab_size": vocab,
         "query_rows": shapes[LAYER + "self_attn.q_proj.weight"][0],
         "key_rows": shapes[LAYER + "self_attn.k_proj.weight"][0],
         "tie_word_embeddings": HEAD not in shapes,
-        "attention_bias": _has(shapes, "self_attn.o_proj.bias"), "mlp_bias": _has(shapes, "mlp.gate_proj.bias"),
-    }  # fmt: skip
+        "attention_bias": _has(shapes, "self_attn.o_proj.bias"),
+        "mlp_bias": _has(shapes, "mlp.gate_proj.bias"),
+    }
     if norm := shapes.get(LAYER + "self_attn.q_norm.weight"):
         found["head_dim"] = norm[0]
     return found
@@ -110,13 +133,19 @@ def _config(model_type: str) -> Any:
     def build(found: Fields, chosen: Fields) -> dict[str, Any]:
         head_dim = int(chosen["head_dim"] if "head_dim" in chosen else found["head_dim"])
         config: dict[str, Any] = {
-            "model_type": model_type, "hidden_size": found["hidden_size"],
-            "num_hidden_layers": found["num_hidden_layers"], "num_attention_heads": found["query_rows"] // head_dim,
-            "num_key_value_heads": found["key_rows"] // head_dim, "head_dim": head_dim,
-            "intermediate_size": found["intermediate_size"], "vocab_size": found["vocab_size"],
-            "tie_word_embeddings": found["tie_word_embeddings"], "hidden_act": chosen["hidden_act"],
-            "rms_norm_eps": chosen["rms_norm_eps"], "rope_theta": chosen["rope_theta"],
-        }  # fmt: skip
+            "model_type": model_type,
+            "hidden_size": found["hidden_size"],
+            "num_hidden_layers": found["num_hidden_layers"],
+            "num_attention_heads": found["query_rows"] // head_dim,
+            "num_key_value_heads": found["key_rows"] // head_dim,
+            "head_dim": head_dim,
+            "intermediate_size": found["intermediate_size"],
+            "vocab_size": found["vocab_size"],
+            "tie_word_embeddings": found["tie_word_embeddings"],
+            "hidden_act": chosen["hidden_act"],
+            "rms_norm_eps": chosen["rms_norm_eps"],
+            "rope_theta": chosen["rope_theta"],
+        }
         if chosen.get("rope_scaling"):
             config["rope_scaling"] = dict(chosen["rope_scaling"])
         return config | _special(model_type, found, chosen, head_dim)
@@ -139,17 +168,27 @@ def _special(model_type: str, found: Fields, chosen: Fields, head_dim: int) -> d
         scale = chosen[QUERY_SCALE]
         scale = {"head": head_dim, "width": found["hidden_size"] * head_dim // found["query_rows"]}.get(scale, scale)
         if model_type == "gemma2":
-            return bias | {QUERY_SCALE: scale, "sliding_window": 4096, "attn_logit_softcapping": 50.0,
-                           "final_logit_softcapping": 30.0}  # fmt: skip
-        return bias | {QUERY_SCALE: scale, "sliding_window": 512 if found["hidden_size"] <= 1152 else 1024,
-                       "rope_local_base_freq": 10000.0}  # fmt: skip
+            return bias | {
+                QUERY_SCALE: scale,
+                "sliding_window": 4096,
+                "attn_logit_softcapping": 50.0,
+                "final_logit_softcapping": 30.0,
+            }
+        return bias | {
+            QUERY_SCALE: scale,
+            "sliding_window": 512 if found["hidden_size"] <= 1152 else 1024,
+            "rope_local_base_freq": 10000.0,
+        }
     return {}
 
 
 def claims(config: Fields) -> dict[str, Any]:
     """Return what a config.json says about the questions, in their names."""
-    said: dict[str, Any] = {name: config[name] for name in ("rms_norm_eps", "max_position_embeddings", "sliding_window",
-                            QUERY_SCALE) if config.get(name) is not None}  # fmt: skip
+    said: dict[str, Any] = {
+        name: config[name]
+        for name in ("rms_norm_eps", "max_position_embeddings", "sliding_window", QUERY_SCALE)
+        if config.get(name) is not None
+    }
     if act := config.get("hidden_activation") or config.get("hidden_act"):
         said["hidden_act"] = act
     heads, width = config.get("num_attention_heads"), config.get("hidden_size")
@@ -168,15 +207,27 @@ def claims(config: Fields) -> dict[str, Any]:
 
 def _family(model_type: str, fits: Any) -> Family:
     return Family(
-        model_type, "model.", r"layers\.0\.self_attn\.q_proj\.weight", ("lm_head", "score"),
-        lambda shapes: _is_decoder(shapes) and fits(shapes), sizes,
-        _questions(model_type), _architecture(model_type), _config(model_type), claims, EMBEDDING,
-    )  # fmt: skip
+        model_type,
+        "model.",
+        r"layers\.0\.self_attn\.q_proj\.weight",
+        ("lm_head", "score"),
+        lambda shapes: _is_decoder(shapes) and fits(shapes),
+        sizes,
+        _questions(model_type),
+        _architecture(model_type),
+        _config(model_type),
+        claims,
+        EMBEDDING,
+    )
 
 
 # Llama before its doubles: what fits several is the first, unless values or a config speak for another.
 FAMILIES = (
-    _family("llama", _is_plain), _family("mistral", _is_plain), _family("gemma", _is_plain),
-    _family("qwen2", _is_qwen2), _family("qwen3", _is_qwen3), _family("gemma2", _is_gemma2),
+    _family("llama", _is_plain),
+    _family("mistral", _is_plain),
+    _family("gemma", _is_plain),
+    _family("qwen2", _is_qwen2),
+    _family("qwen3", _is_qwen3),
+    _family("gemma2", _is_gemma2),
     _family("gemma3_text", _is_gemma3),
-)  # fmt: skip
+)

@@ -18,8 +18,10 @@ from lingraft.weights.tensors import Entry
 FAMILIES: tuple[Family, ...] = (*llamas.FAMILIES, *gpts.FAMILIES, *encoders.FAMILIES)
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # wrappers of single layers
 # Buffers that older releases saved: masks and positions, computed anew by every model class.
-BUFFERS = re.compile(r".*\.(attn\.bias|attention\.bias|position_ids|embeddings\.token_type_ids)|.*rope\.freqs"
-                     r"|.*freqs_cis|.*\.rotary_emb\.inv_freq")  # fmt: skip
+BUFFERS = re.compile(
+    r".*\.(attn\.bias|attention\.bias|position_ids|embeddings\.token_type_ids)|.*rope\.freqs"
+    r"|.*freqs_cis|.*\.rotary_emb\.inv_freq"
+)
 OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 LIVE = {"embed_out.weight": "lm_head.weight"}  # on disk → in transformers 5's class
 
@@ -48,8 +50,12 @@ def canonical(entries: Mapping[str, Entry]) -> Named:
         return Named(plain, {}, (), _models(plain))
     renamed = found[0][1]
     fitting = tuple(family for family, _ in found if family.body == found[0][0].body)
-    return Named({name: entry for name, entry in renamed.items() if not _is_buffer(name, entry)},
-                 {name: entry for name, entry in renamed.items() if _is_buffer(name, entry)}, fitting, _models(plain))
+    return Named(
+        {name: entry for name, entry in renamed.items() if not _is_buffer(name, entry)},
+        {name: entry for name, entry in renamed.items() if _is_buffer(name, entry)},
+        fitting,
+        _models(plain),
+    )
 
 
 def _plain(name: str) -> str:
@@ -74,8 +80,9 @@ def _models(names: Mapping[str, Entry]) -> tuple[str, ...]:
 
 def _is_anothers(prefix: str, family: Family) -> bool:
     """A prefix that names a family decides where two share everything else (BERT and RoBERTa)."""
-    return any(prefix.endswith(other.body) for other in FAMILIES
-               if other.anchor == family.anchor and other.body != family.body)  # fmt: skip
+    return any(
+        prefix.endswith(other.body) for other in FAMILIES if other.anchor == family.anchor and other.body != family.body
+    )
 
 
 def _renamed(name: str, prefix: str, family: Family) -> str:

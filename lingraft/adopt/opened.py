@@ -33,8 +33,12 @@ def open_source(src: Path) -> Source:
         refuse("not-found", f"{src} does not exist", "check the path", src)
     form = detect(src)
     if form == "adapter":
-        refuse("unsupported-adapter", f"{src} is an adapter, not a model", "merge it: lingraft merge BASE ADAPTER "
-               "--out DIR", src)  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"{src} is an adapter, not a model",
+            "merge it: lingraft merge BASE ADAPTER --out DIR",
+            src,
+        )
     if form == "state_dict" and (file := _single(src)) is not None:
         raw = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
         plain = names.without_wrappers(raw.entries)
@@ -69,5 +73,9 @@ def _buffers(src: Path, form: str | None) -> dict[str, Entry]:
 
 def in_hf_layout(entries: Mapping[str, Entry], head_dim: int) -> dict[str, Entry]:
     """Return Meta's q and k in Hugging Face's rotary layout, for one size of head."""
-    return {name: reordered(entry, hf_from_pairs(entry.shape[0], entry.shape[0] // head_dim))
-            if ".q_proj." in name or ".k_proj." in name else entry for name, entry in entries.items()}  # fmt: skip
+    return {
+        name: reordered(entry, hf_from_pairs(entry.shape[0], entry.shape[0] // head_dim))
+        if ".q_proj." in name or ".k_proj." in name
+        else entry
+        for name, entry in entries.items()
+    }

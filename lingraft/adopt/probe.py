@@ -73,8 +73,11 @@ def _document(tokenizer: Any, text: str, most: int) -> Document:
     fast = bool(getattr(tokenizer, "is_fast", False))
     made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
     ids = list(made["input_ids"])
-    ends = [stop for _, stop in made["offset_mapping"]] if fast else \
-        [round(len(text) * (i + 1) / len(ids)) for i in range(len(ids))]  # fmt: skip
+    ends = (
+        [stop for _, stop in made["offset_mapping"]]
+        if fast
+        else [round(len(text) * (i + 1) / len(ids)) for i in range(len(ids))]
+    )
     start, end = tokenizer.bos_token_id, None
     if tokenizer.mask_token_id is not None:
         start, end = tokenizer.cls_token_id, tokenizer.sep_token_id

@@ -13,9 +13,24 @@ from lingraft.adopt.tokenizer import SETTINGS, context_of
 from lingraft.weights.tensors import Checkpoint
 
 # Fields of an old config that are written anew, in one spelling, or that no longer hold.
-REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_emb_base", "quantization_config", "dtype",
-            "torch_dtype", "auto_map", "_name_or_path", "transformers_version", "layer_types", "architectures",
-            "hidden_act", "hidden_activation", "head_dim", "n_inner")  # fmt: skip
+REPLACED = (
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_emb_base",
+    "quantization_config",
+    "dtype",
+    "torch_dtype",
+    "auto_map",
+    "_name_or_path",
+    "transformers_version",
+    "layer_types",
+    "architectures",
+    "hidden_act",
+    "hidden_activation",
+    "head_dim",
+    "n_inner",
+)
 OTHER_TYPE = ("bos_token_id", "eos_token_id", "pad_token_id", "max_position_embeddings", "initializer_range")
 CONTEXT = "max_position_embeddings"
 # Fields of --set that are answers to a question, or follow from one.
@@ -74,11 +89,13 @@ def _published_extras(outline: Outline, decision: Decision) -> dict[str, Any]:
     return {}
 
 
-def answer_of(out: Path, outline: Outline, decision: Decision, family: tuple[str, str], config: Mapping[str, Any],
-              told: Told) -> dict[str, Any]:  # fmt: skip
+def answer_of(
+    out: Path, outline: Outline, decision: Decision, family: tuple[str, str], config: Mapping[str, Any], told: Told
+) -> dict[str, Any]:
     """Return the JSON answer of the contract."""
     values: list[dict[str, Any]] = [
-        {"name": "model_type", "value": outline.family.model_type, "how": family[0], "from": family[1]}]  # fmt: skip
+        {"name": "model_type", "value": outline.family.model_type, "how": family[0], "from": family[1]}
+    ]
     decided = {answer.name: answer for answer in decision.answers}
     heads = decided.get("head_dim")
     for name, value in config.items():
@@ -89,16 +106,26 @@ def answer_of(out: Path, outline: Outline, decision: Decision, family: tuple[str
             key = "head_dim"
         if key in decided:
             found = decided[key]
-            values.append({"name": name, "value": value, "how": found.how, "from": found.source,
-                           **({} if found.margin is None else {"margin": found.margin})})  # fmt: skip
+            values.append(
+                {
+                    "name": name,
+                    "value": value,
+                    "how": found.how,
+                    "from": found.source,
+                    **({} if found.margin is None else {"margin": found.margin}),
+                }
+            )
         else:
             values.append({"name": name, "value": value, **_how(name, value, outline, told)})
     return {
-        "out": str(out), "family": outline.family.model_type, "config": dict(config), "values": values,
+        "out": str(out),
+        "family": outline.family.model_type,
+        "config": dict(config),
+        "values": values,
         "candidates": [candidate.as_json() for candidate in decision.candidates],
         "bits_per_character": None if decision.bits is None else round(decision.bits, 5),
         "missing": [] if told.tokenizer is not None else ["tokenizer"],
-    }  # fmt: skip
+    }
 
 
 def _how(name: str, value: Any, outline: Outline, told: Told) -> dict[str, str]:

@@ -70,8 +70,9 @@ def adopt(
         files = _tokenizer_files(source.checkpoint, src, tokenizer, named.families[0])
         loaded = tokenizers.write(files, partial) if tokenizers.has_tokenizer(files) else None
         if loaded is not None:
-            check_tokenizer(tokenizer or src, max(loaded.get_vocab().values()) + 1, rows,
-                            named.families[0].embedding, findings)  # fmt: skip
+            check_tokenizer(
+                tokenizer or src, max(loaded.get_vocab().values()) + 1, rows, named.families[0].embedding, findings
+            )
         found = _decided(_Task(src, source, named, given, text, loaded), findings)
         told = Told(source.checkpoint, given, files, loaded)
         config = config_of(found.outline, found.decision, found.architecture, told, _dtype(named.entries))
@@ -140,8 +141,12 @@ def _is_sure(decision: Decision) -> bool:
 
 def _with_class(drawn: Outline, architecture: str) -> Outline:
     family = drawn.family
-    return replace(drawn, family=replace(family, config=lambda sizes, chosen: {
-        **family.config(sizes, chosen), "architectures": [architecture]}))  # fmt: skip
+    return replace(
+        drawn,
+        family=replace(
+            family, config=lambda sizes, chosen: {**family.config(sizes, chosen), "architectures": [architecture]}
+        ),
+    )
 
 
 def _bench(task: _Task, family: Family, architecture: str, drawn: Outline, findings: Findings) -> Bench | None:
@@ -153,9 +158,13 @@ def _bench(task: _Task, family: Family, architecture: str, drawn: Outline, findi
         return None  # its class answers two questions at once; heads of BERT are published
     nbytes = sum(4 * _numel(entry) for entry in task.named.entries.values())
     if nbytes > 0.8 * _free():
-        findings.warn("does-not-fit", f"{task.src}: probing needs {nbytes / 1e9:.0f} GB in float32; "
-                      f"{_free() / 1e9:.0f} GB are free, so nothing was probed", "adopt it on a larger machine, or "
-                      "give what is assumed by --set", task.src)  # fmt: skip
+        findings.warn(
+            "does-not-fit",
+            f"{task.src}: probing needs {nbytes / 1e9:.0f} GB in float32; "
+            f"{_free() / 1e9:.0f} GB are free, so nothing was probed",
+            "adopt it on a larger machine, or give what is assumed by --set",
+            task.src,
+        )
         return None
     context = drawn.sizes.get("n_positions") or drawn.sizes.get("max_position_embeddings") or 1 << 20
     documents = encode(task.tokenizer, task.text, drawn.sizes["vocab_size"], min(1024, context - 2))
@@ -182,11 +191,20 @@ def _ask(src: Path, found: Found, findings: Findings) -> None:
         met = [c for c in found.decision.candidates if c.name == answer.name]
         values = next(q.candidates for q in found.outline.questions if q.name == answer.name)
         told = ", ".join(f"{c.value} ({c.bits:.3f} bits per character)" for c in met) or ", ".join(map(str, values))
-        why = "the weights do not predict the probe text" if found.decision.blind else \
-            "no candidate wins clearly" if met else "without a tokenizer nothing can be probed"  # fmt: skip
-        findings.problem("config-mismatch", f"{src}: shapes do not tell {answer.name}, and {why}; candidates: {told}",
-                         f"add --set {answer.name}={answer.value} (or another of them), give a --probe text in the "
-                         "model's language, or --allow config-mismatch to take this one", src)
+        why = (
+            "the weights do not predict the probe text"
+            if found.decision.blind
+            else "no candidate wins clearly"
+            if met
+            else "without a tokenizer nothing can be probed"
+        )
+        findings.problem(
+            "config-mismatch",
+            f"{src}: shapes do not tell {answer.name}, and {why}; candidates: {told}",
+            f"add --set {answer.name}={answer.value} (or another of them), give a --probe text in the "
+            "model's language, or --allow config-mismatch to take this one",
+            src,
+        )
 
 
 def _tell_wrong(src: Path, found: Found, findings: Findings) -> None:
@@ -195,9 +213,13 @@ def _tell_wrong(src: Path, found: Found, findings: Findings) -> None:
         claim, who = found.outline.claims.get(answer.name, (answer.value, ""))
         met = [c for c in found.decision.candidates if (c.name, c.value) == (answer.name, claim) and c.lost]
         for lost in met if claim != answer.value else ():
-            findings.warn("config-mismatch", f"{src}: {who} says {answer.name} {claim}; the weights speak for "
-                          f"{answer.value}: {claim} loses by {lost.margin:.3f} bits per character on {lost.tokens} "
-                          "tokens", "nothing to do; the written config is corrected", src)
+            findings.warn(
+                "config-mismatch",
+                f"{src}: {who} says {answer.name} {claim}; the weights speak for {answer.value}: {claim} loses by "
+                f"{lost.margin:.3f} bits per character on {lost.tokens} tokens",
+                "nothing to do; the written config is corrected",
+                src,
+            )
 
 
 def _untied(entries: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -258,4 +280,3 @@ def _value(raw: Any) -> Any:
     except ValueError:
         return raw
     return value
-

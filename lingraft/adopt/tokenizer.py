@@ -21,9 +21,12 @@ MAIN = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.
 ROLES: dict[str, tuple[str, ...]] = {
     "bos_token": ("<|begin_of_text|>", "<bos>", "<s>", "<|im_start|>", "<|startoftext|>", "<|endoftext|>"),
     "eos_token": ("<|eot_id|>", "<eos>", "</s>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>"),
-    "unk_token": ("<unk>", "[UNK]"), "pad_token": ("<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
-    "cls_token": ("[CLS]",), "sep_token": ("[SEP]",), "mask_token": ("[MASK]", "<mask>"),
-}  # fmt: skip
+    "unk_token": ("<unk>", "[UNK]"),
+    "pad_token": ("<pad>", "[PAD]", "<|finetune_right_pad_id|>"),
+    "cls_token": ("[CLS]",),
+    "sep_token": ("[SEP]",),
+    "mask_token": ("[MASK]", "<mask>"),
+}
 CLASSES = {"roberta": "RobertaTokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
 
 
@@ -45,8 +48,11 @@ def files_of(path: Path, context: int) -> dict[str, bytes]:
         return dict(gguf.read(path).made())
     if path.suffix == ".bin":
         return llama2c_tokenizer.tokenizer_files(path, context)
-    beside = {name: path.with_name(name).read_bytes() for name in (SETTINGS, "special_tokens_map.json",
-              "added_tokens.json", "chat_template.jinja") if path.with_name(name).is_file()}  # fmt: skip
+    beside = {
+        name: path.with_name(name).read_bytes()
+        for name in (SETTINGS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+        if path.with_name(name).is_file()
+    }
     return beside | _one(path)
 
 
@@ -64,7 +70,7 @@ def _one(path: Path) -> dict[str, bytes]:
         except DecodeError as error:
             refuse("unknown-format", f"{path} is no SentencePiece model: {error}", "give tokenizer.json instead", path)
         return {"tokenizer.model": raw}
-    if path.name.endswith("merges.txt") or (path.suffix == ".json" and b'"model"' not in raw[:1 << 20]):
+    if path.name.endswith("merges.txt") or (path.suffix == ".json" and b'"model"' not in raw[: 1 << 20]):
         vocab, merges = (path.with_name(name) for name in ("vocab.json", "merges.txt"))
         if not vocab.is_file() or not merges.is_file():
             refuse("not-found", f"{path}: vocab.json and merges.txt belong together", "put both into one folder", path)
@@ -73,8 +79,9 @@ def _one(path: Path) -> dict[str, bytes]:
         return {"tokenizer.json": raw}
     if path.suffix == ".txt":
         return {"vocab.txt": raw}
-    return refuse("unknown-format", f"{path} is no tokenizer that lingraft reads",
-                  f"give one of {', '.join(MAIN)}", path)  # fmt: skip
+    return refuse(
+        "unknown-format", f"{path} is no tokenizer that lingraft reads", f"give one of {', '.join(MAIN)}", path
+    )
 
 
 def has_tokenizer(files: Mapping[str, bytes]) -> bool:
@@ -92,8 +99,12 @@ def completed(files: Mapping[str, bytes], model_type: str) -> dict[str, bytes]:
     elif "tokenizer.model" in files:
         pieces, _ = read_pieces(files["tokenizer.model"])
         gemma = model_type.startswith("gemma")
-        settings |= {"tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer", "add_bos_token": True,
-                     "legacy": False, **_roles([p.text for p in pieces if p.kind in (2, 3, 4)])}  # fmt: skip
+        settings |= {
+            "tokenizer_class": "GemmaTokenizer" if gemma else "LlamaTokenizer",
+            "add_bos_token": True,
+            "legacy": False,
+            **_roles([p.text for p in pieces if p.kind in (2, 3, 4)]),
+        }
     elif "vocab.json" in files:
         settings |= {"tokenizer_class": CLASSES.get(model_type, "GPT2Tokenizer")}
         settings |= {} if model_type == "roberta" else _roles(json.loads(files["vocab.json"]))
@@ -110,8 +121,11 @@ def _added(raw: bytes) -> list[str]:
 
 def _roles(tokens: Iterable[str]) -> dict[str, str]:
     known = set(tokens)
-    return {role: next(name for name in names if name in known) for role, names in ROLES.items()
-            if any(name in known for name in names)}  # fmt: skip
+    return {
+        role: next(name for name in names if name in known)
+        for role, names in ROLES.items()
+        if any(name in known for name in names)
+    }
 
 
 def write(files: Mapping[str, bytes], out: Path) -> Any:

@@ -1,8 +1,8 @@
 """The command line: one short function per verb that reads, calls and prints. No logic.
 
-    answer.py    exit codes, JSON, shared options       recipes.py   quickstart, new, check, run, the stages
-    weights.py   inspect, merge, verify, convert, …     models.py    plan, evaluate, chat
-    vocab.py     vocab                                  deploy.py    export, push
+answer.py    exit codes, JSON, shared options       recipes.py   quickstart, new, check, run, the stages
+weights.py   inspect, merge, verify, convert, …     models.py    plan, evaluate, chat
+vocab.py     vocab                                  deploy.py    export, push
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from lingraft.cli.answer import quiet
 from lingraft.language import language, told
 
 app = typer.Typer(
-    name="lingraft", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="lingraft",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     no_args_is_help=True,
     help="Teach an open-weight language model a new language or domain, and get the weights right.",
-)  # fmt: skip
+)
 for room in (recipes, models, vocab, weights, studio, use, deploy):
     app.add_typer(room.app)
 

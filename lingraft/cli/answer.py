@@ -30,8 +30,9 @@ Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="Override
 Answer = dict[str, Any]
 
 
-def answer(call: Callable[[Findings], Answer], json_out: bool, allow: list[str],
-           show: Callable[[Answer], str] | None = None) -> NoReturn:  # fmt: skip
+def answer(
+    call: Callable[[Findings], Answer], json_out: bool, allow: list[str], show: Callable[[Answer], str] | None = None
+) -> NoReturn:
     """Call a verb, print its answer and exit as the contract says."""
     unknown = [code for code in allow if code not in CODES]
     if unknown:
@@ -88,8 +89,14 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise typer.BadParameter(f"{option} takes {', '.join(known)}; not {value!r}")
 
 
-def run_recipe(file: Path, overrides: list[str], findings: Findings, first: str | None = None, last: str | None = None,
-               only: str | None = None) -> Answer:  # fmt: skip
+def run_recipe(
+    file: Path,
+    overrides: list[str],
+    findings: Findings,
+    first: str | None = None,
+    last: str | None = None,
+    only: str | None = None,
+) -> Answer:
     """Run a recipe's stages."""
     from lingraft.pipeline import run
     from lingraft.recipe_file import load

@@ -52,9 +52,19 @@ def export(
     def call(findings: Findings) -> Answer:
         from lingraft.export.run import export as write
 
-        return write(model, out, to=to, type=type_, base=base, adapters=adapters, data=data,
-                     tied="tie" if tie else "untie" if untie else "auto", overwrite=overwrite, findings=findings,
-                     command=command())  # fmt: skip
+        return write(
+            model,
+            out,
+            to=to,
+            type=type_,
+            base=base,
+            adapters=adapters,
+            data=data,
+            tied="tie" if tie else "untie" if untie else "auto",
+            overwrite=overwrite,
+            findings=findings,
+            command=command(),
+        )
 
     answer(call, json_out, allow)
 
@@ -79,7 +89,16 @@ def push(
     def call(findings: Findings) -> Answer:
         from lingraft.export.push import push as send
 
-        return send(folder, repo, private=private, dry_run=dry_run, base=base, licence=licence, languages=languages,
-                    overwrite=overwrite, findings=findings)  # fmt: skip
+        return send(
+            folder,
+            repo,
+            private=private,
+            dry_run=dry_run,
+            base=base,
+            licence=licence,
+            languages=languages,
+            overwrite=overwrite,
+            findings=findings,
+        )
 
     answer(call, json_out, allow)

@@ -79,9 +79,20 @@ def evaluate(
         from lingraft.evaluate.run import evaluate as measure
         from lingraft.evaluate.tasks import split
 
-        result = measure(models, text=text, english=english, tasks=split(tasks), shots=shots, prompts=prompts,
-                         samples=samples, limit=limit, train=train, base=base, adapters=adapters,
-                         findings=findings)  # fmt: skip
+        result = measure(
+            models,
+            text=text,
+            english=english,
+            tasks=split(tasks),
+            shots=shots,
+            prompts=prompts,
+            samples=samples,
+            limit=limit,
+            train=train,
+            base=base,
+            adapters=adapters,
+            findings=findings,
+        )
         if report is not None:
             from lingraft.evaluate.report import write_report
 

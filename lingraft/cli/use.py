@@ -59,11 +59,28 @@ def serve(
         from lingraft.serve.run import LOCAL, is_loopback
         from lingraft.serve.run import serve as run
 
-        options = options_for(model, base, named, name, bits=bits, context=context, rope=rope, concurrency=concurrency,
-                              draft=_draft(draft), threads=threads)  # fmt: skip
+        options = options_for(
+            model,
+            base,
+            named,
+            name,
+            bits=bits,
+            context=context,
+            rope=rope,
+            concurrency=concurrency,
+            draft=_draft(draft),
+            threads=threads,
+        )
         hosts = LOCAL if is_loopback(host) and not keys else ()
-        limits = _limits(max_body=size, concurrency=concurrency, queue=queue, timeout=timeout, keys=tuple(keys),
-                         log_prompts=log_prompts, hosts=hosts)  # fmt: skip
+        limits = _limits(
+            max_body=size,
+            concurrency=concurrency,
+            queue=queue,
+            timeout=timeout,
+            keys=tuple(keys),
+            log_prompts=log_prompts,
+            hosts=hosts,
+        )
         run(options, cast("EngineName", engine), host, port, limits, findings)
         return {}
 
@@ -130,8 +147,19 @@ def chat(
         from lingraft.serve.chat import chat as talk
 
         sys.stdout = sys.__stdout__
-        talk(model, base, adapters, system, engine=cast("EngineName", engine), findings=findings, bits=bits,
-             context=context, rope=rope, draft=_draft(draft), threads=threads)  # fmt: skip
+        talk(
+            model,
+            base,
+            adapters,
+            system,
+            engine=cast("EngineName", engine),
+            findings=findings,
+            bits=bits,
+            context=context,
+            rope=rope,
+            draft=_draft(draft),
+            threads=threads,
+        )
         return {}
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -56,13 +56,25 @@ def vocab(
 
         home, result = locate(base), {}
         if out is not None:
-            result = extend(home, out, corpus=[Path(c) for c in corpus], unite=None if unite is None else Path(unite),
-                            size="auto" if size == "auto" else int(size), init=init, all_pieces=all_pieces,
-                            budget_tokens=budget, overwrite=overwrite, findings=findings,
-                            command=command())  # fmt: skip
+            result = extend(
+                home,
+                out,
+                corpus=[Path(c) for c in corpus],
+                unite=None if unite is None else Path(unite),
+                size="auto" if size == "auto" else int(size),
+                init=init,
+                all_pieces=all_pieces,
+                budget_tokens=budget,
+                overwrite=overwrite,
+                findings=findings,
+                command=command(),
+            )
         if measure:
-            named = [(base, home), *([(str(out), out)] if out is not None else []),
-                     *((name, locate(name)) for name in against)]  # fmt: skip
+            named = [
+                (base, home),
+                *([(str(out), out)] if out is not None else []),
+                *((name, locate(name)) for name in against),
+            ]
             found = measure_all(named, measure, picture, findings, overwrite)
             result = {**result, "measured": found} if out is not None else found
         return result
@@ -78,8 +90,9 @@ def vocab(
     answer(call, json_out, allow, show)
 
 
-def _forecast(base: str, corpus: list[str], budget: int | None, size: str, json_out: bool,
-              allow: list[str]) -> NoReturn:  # fmt: skip
+def _forecast(
+    base: str, corpus: list[str], budget: int | None, size: str, json_out: bool, allow: list[str]
+) -> NoReturn:
     """Say what would pay, and exit."""
     if not corpus:
         raise typer.BadParameter("--dry-run looks at a corpus: give --corpus FILE")

@@ -61,11 +61,18 @@ def merge(
         from lingraft.models import locate
 
         return merge_to(
-            locate(base), [locate(a) for a in named], out, dtype=dtype, shard_size=shard_size, to=to,
+            locate(base),
+            [locate(a) for a in named],
+            out,
+            dtype=dtype,
+            shard_size=shard_size,
+            to=to,
             tied="tie" if tie else "untie" if untie else "auto",
             onto="dequantised" if onto == "dequantised" else "original",
-            overwrite=overwrite, findings=findings, command=command(),
-        )  # fmt: skip
+            overwrite=overwrite,
+            findings=findings,
+            command=command(),
+        )
 
     answer(call, json_out, allow)
 
@@ -165,9 +172,15 @@ def adopt(
         from lingraft.adopt.run import adopt as take
         from lingraft.models import locate
 
-        return take(locate(src), out, probe=probe, tokenizer=None if tokenizer is None else locate(tokenizer),
-                    settings=dict(item.split("=", 1) for item in settings), overwrite=overwrite,
-                    findings=findings)  # fmt: skip
+        return take(
+            locate(src),
+            out,
+            probe=probe,
+            tokenizer=None if tokenizer is None else locate(tokenizer),
+            settings=dict(item.split("=", 1) for item in settings),
+            overwrite=overwrite,
+            findings=findings,
+        )
 
     answer(call, json_out, allow)
 
@@ -220,8 +233,16 @@ def average(
         from lingraft.merge.average import average as mean
         from lingraft.models import locate
 
-        return mean([locate(m) for m in models], out, weights=shares or None, method=method,  # type: ignore[arg-type]
-                    base=None if base is None else locate(base), density=density, seed=seed, overwrite=overwrite,
-                    findings=findings)  # fmt: skip
+        return mean(
+            [locate(m) for m in models],
+            out,
+            weights=shares or None,
+            method=method,  # type: ignore[arg-type]
+            base=None if base is None else locate(base),
+            density=density,
+            seed=seed,
+            overwrite=overwrite,
+            findings=findings,
+        )
 
     answer(call, json_out, allow)

@@ -31,8 +31,9 @@ class Rendered:
     source: str
 
 
-def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str,
-           turns: Turns = "all") -> Iterator[Rendered]:  # fmt: skip
+def render(
+    conversation: Conversation, tokenizer: PreTrainedTokenizerBase, template: str, turns: Turns = "all"
+) -> Iterator[Rendered]:
     """Yield the conversation rendered whole, or once an answer where the template rewrites earlier turns.
 
     Errors: `recipe-invalid` where the template fails, or an answer cannot be found in what it renders.
@@ -45,9 +46,7 @@ def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, templ
         yield Rendered(whole, (_span(tokenizer, template, messages, whole, source),), source)
         return
     texts = [_apply(tokenizer, template, messages[:end], source) for end in ends[:-1]] + [whole]
-    spans = [
-        _span(tokenizer, template, messages[:end], text, source) for end, text in zip(ends, texts, strict=True)
-    ]
+    spans = [_span(tokenizer, template, messages[:end], text, source) for end, text in zip(ends, texts, strict=True)]
     if all(whole.startswith(text[: span[1]]) for text, span in zip(texts, spans, strict=True)):
         yield Rendered(whole, tuple(spans), source)
     else:
@@ -55,8 +54,9 @@ def render(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, templ
             yield Rendered(text, (span,), source)
 
 
-def _span(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], text: str,
-          source: str) -> tuple[int, int]:  # fmt: skip
+def _span(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], text: str, source: str
+) -> tuple[int, int]:
     """Return where the last answer lies in ``text``: after its prompt, up to the end mark."""
     prompt = _apply(tokenizer, template, messages[:-1], source, prompt=True)
     answer = messages[-1]["content"].strip()
@@ -66,16 +66,28 @@ def _span(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict
         start = text.rfind(answer)
     end = len(text.rstrip())
     if start < 0 or answer not in text[start:end]:
-        refuse("recipe-invalid", f"template: the answer of {source} is not in what the template renders",
-               "choose another template", source)  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"template: the answer of {source} is not in what the template renders",
+            "choose another template",
+            source,
+        )
     return start, end
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], source: str,
-           prompt: bool = False) -> str:  # fmt: skip
+def _apply(
+    tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], source: str, prompt: bool = False
+) -> str:
     try:
-        return str(_compiled(template).render(messages=messages, add_generation_prompt=prompt, tools=None,
-                                              documents=None, **tokenizer.special_tokens_map))
+        return str(
+            _compiled(template).render(
+                messages=messages,
+                add_generation_prompt=prompt,
+                tools=None,
+                documents=None,
+                **tokenizer.special_tokens_map,
+            )
+        )
     except Exception as error:  # a template may raise anything: its own raise_exception, a missing key
         message = f"template: it cannot render {source}: {error}"
         refuse("recipe-invalid", message, "choose another template", source)
@@ -87,4 +99,3 @@ def _compiled(template: str) -> Any:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     return _compile_jinja_template(template)
-

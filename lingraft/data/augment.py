@@ -16,11 +16,22 @@ from lingraft.data.conversations import Conversation
 from lingraft.data.units import HAN
 from lingraft.problems import refuse
 
-_CHINESE = ("请回答下面的问题：\n{question}", "{question}\n请给出你的回答。", "我有一个请求：{question}",
-            "请完成以下任务：\n{question}", "帮我看看这个：{question}", "指令：{question}")  # fmt: skip
-_ENGLISH = ("Please answer the following.\n{question}", "{question}\nGive your answer.",
-            "I have a request: {question}", "Complete this task:\n{question}",
-            "Could you help me with this? {question}", "Instruction: {question}")  # fmt: skip
+_CHINESE = (
+    "请回答下面的问题：\n{question}",
+    "{question}\n请给出你的回答。",
+    "我有一个请求：{question}",
+    "请完成以下任务：\n{question}",
+    "帮我看看这个：{question}",
+    "指令：{question}",
+)
+_ENGLISH = (
+    "Please answer the following.\n{question}",
+    "{question}\nGive your answer.",
+    "I have a request: {question}",
+    "Complete this task:\n{question}",
+    "Could you help me with this? {question}",
+    "Instruction: {question}",
+)
 
 
 @dataclass(frozen=True)
@@ -53,15 +64,21 @@ def augmentations(chosen: Sequence[Any], where: str = "augment") -> list[Paraphr
         settings = {"kind": item} if isinstance(item, str) else dict(item)
         name = settings.pop("kind", settings.pop("step", None))
         if name != "paraphrase":
-            refuse("recipe-invalid", f"{where}.{number}: {name!r} is no augmentation of conversations; known: "
-                   "paraphrase", f"mend {where}.{number} in the recipe")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{where}.{number}: {name!r} is no augmentation of conversations; known: paraphrase",
+                f"mend {where}.{number} in the recipe",
+            )
         try:
             one = Paraphrase(**settings)
         except TypeError as error:
             refuse("recipe-invalid", f"{where}.{number}: {error}", f"mend {where}.{number} in the recipe")
         if one.copies < 1 or not 0 < one.share <= 1 or any("{question}" not in f for f in one.frames):
-            refuse("recipe-invalid", f"{where}.{number}: copies from 1 on, a share up to 1, and {{question}} in every "
-                   "frame", f"mend {where}.{number} in the recipe")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{where}.{number}: copies from 1 on, a share up to 1, and {{question}} in every frame",
+                f"mend {where}.{number} in the recipe",
+            )
         found.append(one)
     return found
 

@@ -62,8 +62,11 @@ def steps_of(chosen: Sequence[Any], where: str = "clean") -> list[Step]:
         settings = {"step": item} if isinstance(item, str) else dict(item)
         name = settings.pop("step", settings.pop("kind", None))
         if name not in STEPS:
-            refuse("recipe-invalid", f"{where}.{number}: {name!r} is no step; known: {', '.join(sorted(STEPS))}",
-                   f"mend {where}.{number} in the recipe")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{where}.{number}: {name!r} is no step; known: {', '.join(sorted(STEPS))}",
+                f"mend {where}.{number} in the recipe",
+            )
         try:
             found.append(STEPS[name](**settings))
         except (TypeError, ValueError) as error:
@@ -159,8 +162,13 @@ def _mojibake() -> Step:
     import ftfy
 
     # Only what was decoded wrongly: full-width forms, quotes and ligatures of Chinese text are not errors.
-    settings = ftfy.TextFixerConfig(unescape_html=False, fix_latin_ligatures=False, fix_character_width=False,
-                                    uncurl_quotes=False, normalization=None)  # fmt: skip
+    settings = ftfy.TextFixerConfig(
+        unescape_html=False,
+        fix_latin_ligatures=False,
+        fix_character_width=False,
+        uncurl_quotes=False,
+        normalization=None,
+    )
     return Step("mojibake", mend=lambda text: ftfy.fix_text(text, settings))
 
 
@@ -214,8 +222,15 @@ def _leakage(n: int = 13, against: str | Sequence[str] = ()) -> Step:
 
 
 STEPS: Mapping[str, Callable[..., Step]] = {
-    "tags": _tags, "control": _control, "radicals": _radicals, "mojibake": _mojibake,
-    "simplified": lambda: _script("simplified", "t2s"), "traditional": lambda: _script("traditional", "s2t"),
-    "length": _length, "repetition": _repetition, "duplicates": _duplicates, "near_duplicates": _near_duplicates,
+    "tags": _tags,
+    "control": _control,
+    "radicals": _radicals,
+    "mojibake": _mojibake,
+    "simplified": lambda: _script("simplified", "t2s"),
+    "traditional": lambda: _script("traditional", "s2t"),
+    "length": _length,
+    "repetition": _repetition,
+    "duplicates": _duplicates,
+    "near_duplicates": _near_duplicates,
     "leakage": _leakage,
-}  # fmt: skip
+}

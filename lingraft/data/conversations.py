@@ -19,8 +19,17 @@ from lingraft.data.text import require_some
 from lingraft.problems import Findings
 from lingraft.progress import say
 
-_ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
-          "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system"}  # fmt: skip
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "prompter": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+}
 
 
 @dataclass(frozen=True)
@@ -151,8 +160,10 @@ def turn(turn: Any) -> Message:
 def _pair(pair: Any) -> list[Message]:
     if not isinstance(pair, dict):
         raise Unusable("a turn that is not an object")
-    return [Message("user", _text(pair.get("human"), "human")),
-            Message("assistant", _text(pair.get("assistant"), "assistant"))]  # fmt: skip
+    return [
+        Message("user", _text(pair.get("human"), "human")),
+        Message("assistant", _text(pair.get("assistant"), "assistant")),
+    ]
 
 
 def _side(value: Any, role: str, name: str) -> list[Message]:

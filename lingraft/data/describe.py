@@ -18,8 +18,9 @@ _EXAMPLES = 5
 _BINS = 10
 
 
-def describe(segments: Segments, chosen: Longs, blocks: Blocks, tokenizer: PreTrainedTokenizerBase, length: int,
-             rows_in: int) -> dict[str, Any]:  # fmt: skip
+def describe(
+    segments: Segments, chosen: Longs, blocks: Blocks, tokenizer: PreTrainedTokenizerBase, length: int, rows_in: int
+) -> dict[str, Any]:
     """Count what lies in the blocks; examples are spread evenly over the data, supervised parts between ⟦ and ⟧."""
     lengths = segments.lengths[chosen]
     tokens = int(lengths.sum(dtype=np.int64))

@@ -53,8 +53,12 @@ def expand(paths: Sequence[Path | str], kinds: tuple[str, ...]) -> list[Source]:
             continue
         matches = _matches(path, kinds)
         if not matches:
-            refuse("not-found", f"{path} holds no data file ({', '.join(kinds)})" if path.is_dir()
-                   else f"{path} does not exist", "check the path of the data", path)  # fmt: skip
+            refuse(
+                "not-found",
+                f"{path} holds no data file ({', '.join(kinds)})" if path.is_dir() else f"{path} does not exist",
+                "check the path of the data",
+                path,
+            )
         found.extend(matches)
     return list(dict.fromkeys(found))
 
@@ -133,9 +137,12 @@ class Rejected:
             return
         named = "; ".join(f"{self.source}:{line}: {why}" for line, why in self.first)
         more = f"; and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
-        findings.problem("data-invalid", f"{self.count} of {total} rows cannot be used: {named}{more}",
-                         "mend these lines, or leave them out knowingly with --allow data-invalid",
-                         f"{self.source}:{self.first[0][0]}")  # fmt: skip
+        findings.problem(
+            "data-invalid",
+            f"{self.count} of {total} rows cannot be used: {named}{more}",
+            "mend these lines, or leave them out knowingly with --allow data-invalid",
+            f"{self.source}:{self.first[0][0]}",
+        )
 
 
 def _matches(path: Path, kinds: tuple[str, ...]) -> list[Path]:
@@ -144,8 +151,9 @@ def _matches(path: Path, kinds: tuple[str, ...]) -> list[Path]:
         return [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
     if path.exists():
         if kind(path) not in kinds:
-            refuse("unknown-format", f"{path} is not one of {', '.join(kinds)}",
-                   "convert it, or name another file", path)  # fmt: skip
+            refuse(
+                "unknown-format", f"{path} is not one of {', '.join(kinds)}", "convert it, or name another file", path
+            )
         return [path]
     if not any(c in str(path) for c in "*?["):
         return []

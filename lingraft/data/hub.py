@@ -50,8 +50,12 @@ class Hub:
         if isinstance(found, DatasetDict):
             wanted = self.split or ("train" if "train" in found else next(iter(found)))
             if wanted not in found:
-                refuse("not-found", f"{self} has no split {wanted!r}; it has {', '.join(found)}",
-                       f"name one: {self.name}@{next(iter(found))}", self.given)  # fmt: skip
+                refuse(
+                    "not-found",
+                    f"{self} has no split {wanted!r}; it has {', '.join(found)}",
+                    f"name one: {self.name}@{next(iter(found))}",
+                    self.given,
+                )
             return found[wanted]
         return found
 
@@ -81,14 +85,26 @@ def _open(hub: Hub) -> Any:
             return datasets.load_from_disk(hub.name)
         return datasets.load_dataset(hub.name, hub.config, split=hub.split)
     except FileNotFoundError as error:  # DatasetNotFoundError is one
-        refuse("not-found", f"{hub} is neither a file here nor a data set of the Hub: {_line(error)}",
-               "check the name, HF_TOKEN for a gated one, and HF_ENDPOINT for a mirror", hub.given)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{hub} is neither a file here nor a data set of the Hub: {_line(error)}",
+            "check the name, HF_TOKEN for a gated one, and HF_ENDPOINT for a mirror",
+            hub.given,
+        )
     except (ConnectionError, OSError) as error:
-        refuse("not-found", f"{hub} is no file here, and the Hub cannot be reached: {_line(error)}",
-               "go online (HF_HUB_OFFLINE, HF_ENDPOINT), or name a local path", hub.given)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{hub} is no file here, and the Hub cannot be reached: {_line(error)}",
+            "go online (HF_HUB_OFFLINE, HF_ENDPOINT), or name a local path",
+            hub.given,
+        )
     except (ValueError, RuntimeError, DatasetsError) as error:
-        refuse("unreadable", f"{hub} cannot be opened: {_line(error)}",
-               "name its configuration and split: owner/name:configuration@split", hub.given)  # fmt: skip
+        refuse(
+            "unreadable",
+            f"{hub} cannot be opened: {_line(error)}",
+            "name its configuration and split: owner/name:configuration@split",
+            hub.given,
+        )
 
 
 def _line(error: Exception) -> str:

@@ -71,8 +71,12 @@ def _table(path: Path) -> Iterator[Row]:
     tab = kind(path) == ".tsv"
     try:
         with explained(path), opened_text(path, newline="") as file:
-            reader = csv.reader(file, delimiter="\t" if tab else ",", strict=not tab,
-                                quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL)  # fmt: skip
+            reader = csv.reader(
+                file,
+                delimiter="\t" if tab else ",",
+                strict=not tab,
+                quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL,
+            )
             yield from _cells(reader)
     except Undecodable as error:
         yield Row(error.line, None, str(error))

@@ -74,8 +74,9 @@ class Tally:
     twice: Contradictions = field(default_factory=Contradictions)
 
 
-def make(order: Order, steps: Sequence[Step], tokenizer: PreTrainedTokenizerBase, allow: frozenset[str],
-         out: Path) -> None:  # fmt: skip
+def make(
+    order: Order, steps: Sequence[Step], tokenizer: PreTrainedTokenizerBase, allow: frozenset[str], out: Path
+) -> None:
     """Write tokens, blocks and report into a folder. Errors: see `prepare.prepare`."""
     findings, tally = Findings(allow=allow), Tally([Told(step.name) for step in steps])
     sources = _sources(order, steps, findings, tally, out)
@@ -115,8 +116,9 @@ def augmentations_of(order: Order) -> list[Paraphrase]:
     return augmentations(order.block.augment)
 
 
-def pieces_of(items: Items, tokenizer: PreTrainedTokenizerBase, length: int, template: str, turns: Turns,
-              cuts: Cuts) -> Iterator[Piece]:  # fmt: skip
+def pieces_of(
+    items: Items, tokenizer: PreTrainedTokenizerBase, length: int, template: str, turns: Turns, cuts: Cuts
+) -> Iterator[Piece]:
     """Tokenise documents, or conversations where there is a template."""
     if not template:
         return of_documents(items, tokenizer, length)
@@ -127,14 +129,21 @@ def pieces_of(items: Items, tokenizer: PreTrainedTokenizerBase, length: int, tem
 def tell_cuts(cuts: Cuts, length: int, findings: Findings) -> None:
     """Say which conversations lost all their labels (`nothing-supervised`), and which their end (a warning)."""
     if cuts.emptied:
-        findings.problem("nothing-supervised", f"{cuts.emptied} of {cuts.rendered} conversations have no answer left "
-                         f"within {length} tokens: {_names(cuts.emptied_first, cuts.emptied)}",
-                         "raise `length`, or leave them out knowingly with --allow nothing-supervised",
-                         cuts.emptied_first[0])  # fmt: skip
+        findings.problem(
+            "nothing-supervised",
+            f"{cuts.emptied} of {cuts.rendered} conversations have no answer left "
+            f"within {length} tokens: {_names(cuts.emptied_first, cuts.emptied)}",
+            "raise `length`, or leave them out knowingly with --allow nothing-supervised",
+            cuts.emptied_first[0],
+        )
     if cuts.cut:
-        findings.warn("data-invalid", f"{cuts.cut} of {cuts.rendered} conversations are longer than {length} tokens "
-                      f"and lose their end: {_names(cuts.cut_first, cuts.cut)}", "raise `length` to keep them whole",
-                      cuts.cut_first[0])  # fmt: skip
+        findings.warn(
+            "data-invalid",
+            f"{cuts.cut} of {cuts.rendered} conversations are longer than {length} tokens "
+            f"and lose their end: {_names(cuts.cut_first, cuts.cut)}",
+            "raise `length` to keep them whole",
+            cuts.cut_first[0],
+        )
 
 
 def _sources(order: Order, steps: Sequence[Step], findings: Findings, tally: Tally, out: Path) -> list[Source]:
@@ -142,6 +151,7 @@ def _sources(order: Order, steps: Sequence[Step], findings: Findings, tally: Tal
     listed = [((m.path,), m.weight) for m in block.mix] if block.mix else [(tuple(given(block)), 1.0)]
     found = []
     for number, (names, weight) in enumerate(listed):
+
         def cleaned(names: tuple[str, ...] = names) -> Items:
             return clean(_counted(_read(order, names, findings), tally), steps, tally.told)
 
@@ -165,8 +175,15 @@ def _counted(items: Items, tally: Tally) -> Items:
         yield item
 
 
-def _train(order: Order, sources: Sequence[Source], guard: HeldOut | None, tokenizer: PreTrainedTokenizerBase,
-           findings: Findings, tally: Tally, ends: list[int]) -> Iterator[Piece]:  # fmt: skip
+def _train(
+    order: Order,
+    sources: Sequence[Source],
+    guard: HeldOut | None,
+    tokenizer: PreTrainedTokenizerBase,
+    findings: Findings,
+    tally: Tally,
+    ends: list[int],
+) -> Iterator[Piece]:
     """Yield the pieces of every source to train on, noting in ``ends`` where each ends."""
     chosen = augmentations_of(order)
     tally.added = [Added("paraphrase", 0, 0, []) for _ in chosen]
@@ -198,21 +215,32 @@ def _nothing(order: Order, names: Sequence[str], findings: Findings, tally: Tall
     tell_cuts(tally.cuts, order.block.length, findings)
     findings.settle()
     if tally.cuts.emptied:
-        refuse("nothing-supervised", f"{', '.join(names)}: no conversation has a label left to learn from",
-               "raise `length`", names[0])  # fmt: skip
+        refuse(
+            "nothing-supervised",
+            f"{', '.join(names)}: no conversation has a label left to learn from",
+            "raise `length`",
+            names[0],
+        )
     what = f"no {order.kind} in it" if not tally.rows else "cleaning left nothing of it"
     refuse("data-invalid", f"{', '.join(names)}: {what}", "clean less, or name other files", names[0])
 
 
-def _write_validation(order: Order, sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase, findings: Findings,
-                      tally: Tally, out: Path) -> None:  # fmt: skip
+def _write_validation(
+    order: Order,
+    sources: Sequence[Source],
+    tokenizer: PreTrainedTokenizerBase,
+    findings: Findings,
+    tally: Tally,
+    out: Path,
+) -> None:
     path = order.block.validation
     own = _read(order, [path], findings) if isinstance(path, str) else iter(())
     rows = Tally([])
     cuts = Cuts()
     items = _counted(chain(own, *(source.held() for source in sources)), rows)
-    store.write(pieces_of(items, tokenizer, order.block.length, order.template, order.turns, cuts),
-                out / "validation.arrow")  # fmt: skip
+    store.write(
+        pieces_of(items, tokenizer, order.block.length, order.template, order.turns, cuts), out / "validation.arrow"
+    )
     tell_cuts(cuts, order.block.length, findings)
     tally.held = rows.rows
     if not isinstance(path, str):
@@ -229,19 +257,30 @@ def _guard(order: Order, steps: Sequence[Step], sources: Sequence[Source], findi
     files.append(text.stream([resolve(name) for name in guarded(order, steps)], findings))
     guard = HeldOut((text_of(x) for x in chain(*files, *(source.held() for source in sources))), late["n"])
     if not len(guard.runs):
-        refuse("recipe-invalid", f"clean: leakage finds nothing held out that is {guard.n} words long",
-               "give `validation`, `evaluate.text`, or {step: leakage, against: PATH}")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"clean: leakage finds nothing held out that is {guard.n} words long",
+            "give `validation`, `evaluate.text`, or {step: leakage, against: PATH}",
+        )
     return guard
 
 
-def _report(order: Order, sources: Sequence[Source], ends: Sequence[int], tokenizer: PreTrainedTokenizerBase,
-            tally: Tally, out: Path) -> dict[str, Any]:  # fmt: skip
+def _report(
+    order: Order,
+    sources: Sequence[Source],
+    ends: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    tally: Tally,
+    out: Path,
+) -> dict[str, Any]:
     """Mix and pack what was written, and return the training data's report."""
     mixed: list[dict[str, Any]] = []
     chosen: Longs | None = None
     if order.block.mix:
-        parts = [Part(", ".join(source.names), source.weight, np.arange(a, b))
-                 for source, a, b in zip(sources, [0, *ends[:-1]], ends, strict=True)]  # fmt: skip
+        parts = [
+            Part(", ".join(source.names), source.weight, np.arange(a, b))
+            for source, a, b in zip(sources, [0, *ends[:-1]], ends, strict=True)
+        ]
         chosen, mixed = draw(parts, store.read(out / "train.arrow").lengths, order.seed)
     stats = _pack(order, "train", chosen, tokenizer, tally.rows, out)
     stats |= {"cut": tally.cuts.cut, "left_out": tally.cuts.emptied}
@@ -251,8 +290,9 @@ def _report(order: Order, sources: Sequence[Source], ends: Sequence[int], tokeni
     return stats | ({"mix": mixed} if mixed else {})
 
 
-def _pack(order: Order, name: str, chosen: Longs | None, tokenizer: PreTrainedTokenizerBase, rows: int,
-          out: Path) -> dict[str, Any]:  # fmt: skip
+def _pack(
+    order: Order, name: str, chosen: Longs | None, tokenizer: PreTrainedTokenizerBase, rows: int, out: Path
+) -> dict[str, Any]:
     segments = store.read(out / f"{name}.arrow")
     numbers = np.arange(len(segments)) if chosen is None else chosen
     blocks = pack(segments.lengths, numbers, order.block.length)

@@ -46,9 +46,14 @@ def draw(parts: Sequence[Part], lengths: Ints, seed: int) -> tuple[Longs, list[d
     ]
     there = [int(lengths[part.segments].sum(dtype=np.int64)) for part in parts]
     drawn = [int(lengths[numbers].sum(dtype=np.int64)) for numbers in chosen]
-    told = [asdict(Drawn(part.name, part.weight, have, take, round(take / max(have, 1), 3),
-                         round(take / max(sum(drawn), 1), 4)))
-            for part, have, take in zip(parts, there, drawn, strict=True)]  # fmt: skip
+    told = [
+        asdict(
+            Drawn(
+                part.name, part.weight, have, take, round(take / max(have, 1), 3), round(take / max(sum(drawn), 1), 4)
+            )
+        )
+        for part, have, take in zip(parts, there, drawn, strict=True)
+    ]
     return np.concatenate(chosen), told
 
 

@@ -43,9 +43,18 @@ def prepare(order: Order, tokenizer: PreTrainedTokenizerBase, findings: Findings
     """
     steps = steps_of(order.block.clean)  # what is wrong with a recipe is refused before anything is read
     augmentations_of(order)
-    key = cache.key_of([order.kind, order.seed, order.template, order.turns, _settings(order.block),
-                        _content(order, guarded(order, steps)), cache.tokenizer_mark(tokenizer),
-                        sorted(findings.allow)])  # fmt: skip
+    key = cache.key_of(
+        [
+            order.kind,
+            order.seed,
+            order.template,
+            order.turns,
+            _settings(order.block),
+            _content(order, guarded(order, steps)),
+            cache.tokenizer_mark(tokenizer),
+            sorted(findings.allow),
+        ]
+    )
     folder, known = cache.remembered(key, lambda out: make(order, steps, tokenizer, findings.allow, out))
     report = json.loads((folder / cache.REPORT).read_text(encoding="utf-8"))
     for note in report["allowed"]:
@@ -58,8 +67,14 @@ def prepare(order: Order, tokenizer: PreTrainedTokenizerBase, findings: Findings
     return Ready(_opened(folder, "train", report), validation)
 
 
-def pack_items(items: Sequence[Any], tokenizer: PreTrainedTokenizerBase, length: int, template: str = "",
-               turns: Turns = "all", findings: Findings | None = None) -> Packed:  # fmt: skip
+def pack_items(
+    items: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    template: str = "",
+    turns: Turns = "all",
+    findings: Findings | None = None,
+) -> Packed:
     """Pack a few documents, or conversations by a template's Jinja text, in memory. Error: `nothing-supervised`."""
     findings, cuts = findings or Findings(), Cuts()
     pieces = list(pieces_of(iter(items), tokenizer, length, template, turns, cuts))

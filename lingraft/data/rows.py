@@ -182,8 +182,12 @@ def _parquet(path: Path) -> Iterator[Row]:
         starts, size = file.read(4) == b"PAR1", file.seek(0, 2)
         file.seek(max(0, size - 4))
         if starts and file.read(4) != b"PAR1":
-            refuse("truncated-file", f"{path} is cut short: a Parquet file ends with PAR1, this one of {size:,} bytes "
-                   "does not", "fetch it again", path)  # fmt: skip
+            refuse(
+                "truncated-file",
+                f"{path} is cut short: a Parquet file ends with PAR1, this one of {size:,} bytes does not",
+                "fetch it again",
+                path,
+            )
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             number = 0

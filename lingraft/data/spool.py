@@ -43,9 +43,13 @@ class Spool(Generic[Item]):
         """Choose a random ``share`` of the rows, at least one: bool [rows]. Error: `data-invalid`."""
         count = max(1, round(self.rows * share))
         if not 0 < share < 1 or count >= self.rows:
-            refuse("data-invalid", f"{name}: a validation share of {share:g} of {self.rows} rows leaves nothing to "
-                   f"{'train on' if share > 0 else 'validate with'}", "give more data, a smaller share, or a path",
-                   name)  # fmt: skip
+            refuse(
+                "data-invalid",
+                f"{name}: a validation share of {share:g} of {self.rows} rows leaves nothing to "
+                f"{'train on' if share > 0 else 'validate with'}",
+                "give more data, a smaller share, or a path",
+                name,
+            )
         held = np.zeros(self.rows, dtype=bool)
         held[np.random.default_rng(seed).permutation(self.rows)[:count]] = True
         return held

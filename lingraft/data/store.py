@@ -120,8 +120,10 @@ def _batches(pieces: Iterable[Piece]) -> Iterator[Any]:
 
 def _to_arrow(pieces: Sequence[Piece]) -> Any:
     columns = [[p.ids for p in pieces], [np.asarray(p.taught, dtype=np.int32) for p in pieces]]
-    arrays = [pa.ListArray.from_arrays(np.cumsum([0, *map(len, parts)], dtype=np.int32), np.concatenate(parts))
-              for parts in columns]  # fmt: skip
+    arrays = [
+        pa.ListArray.from_arrays(np.cumsum([0, *map(len, parts)], dtype=np.int32), np.concatenate(parts))
+        for parts in columns
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
 
 

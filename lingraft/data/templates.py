@@ -73,8 +73,11 @@ def resolve(template: str, tokenizer: PreTrainedTokenizerBase) -> str:
         _require_marks(template, tokenizer)
         return NAMED[template].replace("BOS", "{{ bos_token }}" if _begins_with_bos(tokenizer) else "", 1)
     if not Path(template).is_file():
-        refuse("recipe-invalid", f"template: {template!r} is no template",
-               f"use auto, {', '.join(NAMED)}, or a .jinja file")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"template: {template!r} is no template",
+            f"use auto, {', '.join(NAMED)}, or a .jinja file",
+        )
     try:
         return Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -99,5 +102,8 @@ def _require_marks(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     if name == "llama2" and tokenizer.bos_token is None:
         absent.append("a beginning-of-text token")
     if absent:
-        refuse("tokenizer-mismatch", f"template {name}: the tokenizer has no {', '.join(absent)}",
-               "choose another template (auto, alpaca)")  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"template {name}: the tokenizer has no {', '.join(absent)}",
+            "choose another template (auto, alpaca)",
+        )

@@ -40,8 +40,12 @@ def documents(paths: Sequence[Path | str], findings: Findings) -> list[Document]
 def require_some(some: bool, paths: Sequence[Path | str], why: str) -> None:
     """Refuse (`data-invalid`) data of which nothing is left."""
     if not some:
-        refuse("data-invalid", f"{', '.join(map(str, paths))}: {why}", "name files that hold some",
-               str(paths[0]) if paths else None)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{', '.join(map(str, paths))}: {why}",
+            "name files that hold some",
+            str(paths[0]) if paths else None,
+        )
 
 
 def stream(paths: Sequence[Path | str], findings: Findings) -> Iterator[Document]:

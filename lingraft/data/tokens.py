@@ -62,8 +62,9 @@ def of_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBa
                 size = len(held[0])
 
 
-def of_conversations(rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerBase, length: int,
-                     cuts: Cuts) -> Iterator[Piece]:  # fmt: skip
+def of_conversations(
+    rendered: Iterable[Rendered], tokenizer: PreTrainedTokenizerBase, length: int, cuts: Cuts
+) -> Iterator[Piece]:
     """Tokenise rendered conversations: only tokens that lie wholly inside an answer are labels.
 
     What is longer than ``length`` is cut there, and left out where no label remains; ``cuts`` keeps count.
@@ -94,8 +95,11 @@ def encoder(tokenizer: PreTrainedTokenizerBase) -> Encode:
 def _with_offsets(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]], list[tuple[list[int], Any]]]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        refuse("tokenizer-mismatch", f"{type(tokenizer).__name__} cannot say which characters a token stands for",
-               "give the base a tokenizer.json: transformers makes one on save_pretrained")  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"{type(tokenizer).__name__} cannot say which characters a token stands for",
+            "give the base a tokenizer.json: transformers makes one on save_pretrained",
+        )
     backend.no_truncation()
     backend.no_padding()
     return lambda texts: [(e.ids, e.offsets) for e in backend.encode_batch(list(texts), add_special_tokens=False)]

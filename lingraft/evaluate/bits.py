@@ -119,8 +119,9 @@ def _spread(tokens: int, characters: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def _score_batch(model: Any, log_probs: Any, batch: Sequence[Window], encoded: Sequence[_Encoded],
-                 found: list[list[float]]) -> None:  # fmt: skip
+def _score_batch(
+    model: Any, log_probs: Any, batch: Sequence[Window], encoded: Sequence[_Encoded], found: list[list[float]]
+) -> None:
     longest = max(w.inputs for w in batch)
     inputs = torch.full((len(batch), longest), PADDING)
     positions, targets = [], []
@@ -145,10 +146,14 @@ def _summary(one: _Encoded, bits: Sequence[float]) -> Scored:
         blocks[min(start // BLOCK, len(blocks) - 1)] += value
     counted = one.text[unscored:]
     return Scored(
-        bits=sum(bits), characters=len(counted), bytes=len(counted.encode("utf-8", "surrogatepass")),
-        tokens=len(one.ids) - one.bos, scored_tokens=max(len(one.ids) - 1, 0), all_characters=len(one.text),
+        bits=sum(bits),
+        characters=len(counted),
+        bytes=len(counted.encode("utf-8", "surrogatepass")),
+        tokens=len(one.ids) - one.bos,
+        scored_tokens=max(len(one.ids) - 1, 0),
+        all_characters=len(one.text),
         blocks=tuple(blocks),
-    )  # fmt: skip
+    )
 
 
 def batch_bound(model: Any, window: int) -> int:

@@ -54,16 +54,21 @@ def curve(log: Sequence[Mapping[str, Any]]) -> Curve | None:
         return (point[0] - low_x) / (high_x - low_x), (high_y - point[1]) / (high_y - low_y)
 
     def path(line: Sequence[Point]) -> str:
-        return " ".join(f"{'L' if i else 'M'}{x * WIDTH:.1f} {y * HEIGHT:.1f}" for i, (x, y) in
-                        enumerate(map(place, line)))  # fmt: skip
+        return " ".join(
+            f"{'L' if i else 'M'}{x * WIDTH:.1f} {y * HEIGHT:.1f}" for i, (x, y) in enumerate(map(place, line))
+        )
 
     steps = [t for t in nice([low_x, high_x]) if low_x <= t <= high_x and t == int(t)]
     return Curve(
-        raw=path(drawn), smooth=path(smooth), marks=tuple((100 * x, 100 * y) for x, y in map(place, checks)),
+        raw=path(drawn),
+        smooth=path(smooth),
+        marks=tuple((100 * x, 100 * y) for x, y in map(place, checks)),
         x_ticks=tuple(Tick(f"{t:,.0f}", 100 * (t - low_x) / (high_x - low_x)) for t in steps),
         y_ticks=tuple(Tick(f"{t:g}", 100 * (high_y - t) / (high_y - low_y)) for t in ticks),
-        first=smooth[0][1], last=smooth[-1][1], points=len(points),
-    )  # fmt: skip
+        first=smooth[0][1],
+        last=smooth[-1][1],
+        points=len(points),
+    )
 
 
 def nice(values: Sequence[float], about: int = 4) -> list[float]:
@@ -86,8 +91,11 @@ def shares(values: Sequence[Any]) -> list[float]:
 
 
 def _points(log: Sequence[Mapping[str, Any]], field: str) -> list[Point]:
-    return [(float(row["step"]), float(row[field])) for row in log
-            if is_number(row.get("step")) and is_number(row.get(field))]  # fmt: skip
+    return [
+        (float(row["step"]), float(row[field]))
+        for row in log
+        if is_number(row.get("step")) and is_number(row.get(field))
+    ]
 
 
 def _thinned(points: list[Point]) -> list[Point]:

@@ -68,13 +68,15 @@ def _figures(row: Row) -> dict[str, Any]:
         "bits_per_byte": text.get("bits_per_byte"),
         "token_perplexity": text.get("token_perplexity"),  # never to be compared between tokenizers
         "english_tokens_per_character": english.get("tokens_per_character"),
-        "generation": {way: {name: mean([float(one[name]) for one in found]) for name in COUNTED}
-                       for way, found in row.answers.items()},
+        "generation": {
+            way: {name: mean([float(one[name]) for one in found]) for name in COUNTED}
+            for way, found in row.answers.items()
+        },
         "bytes": row.subject.bytes,
         "tokens_per_second": row.speed,
         "dtype": row.dtype or None,
         "seconds": row.seconds,
-    }  # fmt: skip
+    }
 
 
 def _differences(rows: Sequence[Row], which: str) -> list[dict[str, Any]]:
@@ -82,18 +84,30 @@ def _differences(rows: Sequence[Row], which: str) -> list[dict[str, Any]]:
     if reference is None:
         return []
     measure_name = "bits_per_character" if which == "text" else "english_bits_per_character"
-    return [{"model": row.subject.name, "reference": rows[0].subject.name, "measure": measure_name,
-             **difference(reference, getattr(row, which))} for row in rows[1:]]  # fmt: skip
+    return [
+        {
+            "model": row.subject.name,
+            "reference": rows[0].subject.name,
+            "measure": measure_name,
+            **difference(reference, getattr(row, which)),
+        }
+        for row in rows[1:]
+    ]
 
 
 def _task_differences(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Hold every task against the first model's, question by question."""
     return [
-        {"model": row.subject.name, "reference": rows[0].subject.name, "measure": f"{name}/{first.measure}",
-         **difference_of_outcomes(first.outcomes, row.tasks[name].outcomes)}
-        for name, first in rows[0].tasks.items() for row in rows[1:]
+        {
+            "model": row.subject.name,
+            "reference": rows[0].subject.name,
+            "measure": f"{name}/{first.measure}",
+            **difference_of_outcomes(first.outcomes, row.tasks[name].outcomes),
+        }
+        for name, first in rows[0].tasks.items()
+        for row in rows[1:]
         if first.outcomes and len(first.outcomes) == len(row.tasks[name].outcomes)
-    ]  # fmt: skip
+    ]
 
 
 def _side_by_side(rows: Sequence[Row], prompts: Sequence[str]) -> list[dict[str, Any]]:

@@ -33,10 +33,13 @@ def difference(reference: Sequence[Scored], other: Sequence[Scored], seed: int =
     return {
         "difference": after - before,
         "relative": after / before - 1 if before else None,
-        "low": low, "high": high, "confidence": 0.95,
+        "low": low,
+        "high": high,
+        "confidence": 0.95,
         "significant": _clear(low, high, len(a)),
-        "unit": f"block of {BLOCK} characters" if by_block else "document", "units": len(a),
-    }  # fmt: skip
+        "unit": f"block of {BLOCK} characters" if by_block else "document",
+        "units": len(a),
+    }
 
 
 def difference_of_outcomes(reference: Sequence[float], other: Sequence[float], seed: int = 42) -> dict[str, Any]:
@@ -45,11 +48,15 @@ def difference_of_outcomes(reference: Sequence[float], other: Sequence[float], s
     before, after = _ratio(a.sum(0)), _ratio(b.sum(0))
     low, high = _interval(a, b, seed) if len(a) > 1 else (None, None)
     return {
-        "difference": float(after - before), "relative": float(after / before - 1) if before else None,
-        "low": low, "high": high, "confidence": 0.95,
+        "difference": float(after - before),
+        "relative": float(after / before - 1) if before else None,
+        "low": low,
+        "high": high,
+        "confidence": 0.95,
         "significant": _clear(low, high, len(a)),
-        "unit": "question", "units": len(a),
-    }  # fmt: skip
+        "unit": "question",
+        "units": len(a),
+    }
 
 
 def _clear(low: float | None, high: float | None, units: int) -> bool:

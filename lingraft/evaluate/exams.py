@@ -64,12 +64,18 @@ def read_exam(path: Path) -> list[Subject]:
         if place and "auxiliary_train" not in name:
             where = f"{path}:{name}" if path.is_file() else str(path / name)
             splits.setdefault(place[2], {})[place[1]] = tuple(_questions(where, _decode(where, raw)))
-    subjects = [Subject(name, parts.get("test") or parts.get("val") or (), parts.get("dev", ()))
-                for name, parts in sorted(splits.items())]  # fmt: skip
+    subjects = [
+        Subject(name, parts.get("test") or parts.get("val") or (), parts.get("dev", ()))
+        for name, parts in sorted(splits.items())
+    ]
     found = [one for one in subjects if one.questions]
     if not found:
-        refuse("data-invalid", f"{path} holds no question with an answer under dev/, val/ or test/",
-               "give the folder or zip as it is published", path)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{path} holds no question with an answer under dev/, val/ or test/",
+            "give the folder or zip as it is published",
+            path,
+        )
     return found
 
 
@@ -117,8 +123,12 @@ def _questions(name: str, text: str) -> Iterator[Question]:
             cells = {key: row[place[key]] for key in COLUMNS}
             answer = LETTERS.index(cells["answer"].strip())
         except (IndexError, KeyError, ValueError):
-            refuse("data-invalid", f"{name}:{line}: not a question with choices A to D and an answer among them",
-                   "mend or remove the row named", name)  # fmt: skip
+            refuse(
+                "data-invalid",
+                f"{name}:{line}: not a question with choices A to D and an answer among them",
+                "mend or remove the row named",
+                name,
+            )
         yield Question(cells["question"], (cells["a"], cells["b"], cells["c"], cells["d"]), answer)
 
 
@@ -144,5 +154,9 @@ def _rows(path: Path) -> Iterator[Question]:
             place = choices.index(answer) if isinstance(answer, str) else int(answer)
             yield Question(str(row["question"]), choices, range(len(choices))[place])
         except (ValueError, KeyError, TypeError, IndexError):
-            refuse("data-invalid", f'{path}:{number}: not {{"question", "choices": […], "answer": one of them or its '
-                   "number from 0}", "mend the row named", path)  # fmt: skip
+            refuse(
+                "data-invalid",
+                f'{path}:{number}: not {{"question", "choices": […], "answer": one of them or its number from 0}}',
+                "mend the row named",
+                path,
+            )

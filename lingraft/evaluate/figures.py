@@ -44,10 +44,15 @@ def shower(kind: str) -> Show:
     """Return how a kind of figure is written: see the table, or a number of decimals."""
     if kind.isdigit():
         return lambda value: f"{value:.{int(kind)}f}"
-    return {"count": lambda v: f"{v:,.0f}", "percent": lambda v: f"{v * 100:.1f}{GAP}%", "seconds": seconds,
-            "bytes": size, "small": lambda v: f"{v:.2g}",
-            "sign3": lambda v: _signed(f"{v:+.3f}"),
-            "change": lambda v: _signed(f"{v * 100:+.1f}{GAP}%")}[kind]  # fmt: skip
+    return {
+        "count": lambda v: f"{v:,.0f}",
+        "percent": lambda v: f"{v * 100:.1f}{GAP}%",
+        "seconds": seconds,
+        "bytes": size,
+        "small": lambda v: f"{v:.2g}",
+        "sign3": lambda v: _signed(f"{v:+.3f}"),
+        "change": lambda v: _signed(f"{v * 100:+.1f}{GAP}%"),
+    }[kind]
 
 
 def figure(facts: Mapping[str, Any], key: str, kind: str = "3") -> Markup:
@@ -56,7 +61,8 @@ def figure(facts: Mapping[str, Any], key: str, kind: str = "3") -> Markup:
     if not is_number(value):
         return NOTHING
     return Markup('<data data-key="{}" data-value="{}" value="{}">{}</data>').format(
-        key, repr(value), repr(value), shower(kind)(value))  # fmt: skip
+        key, repr(value), repr(value), shower(kind)(value)
+    )
 
 
 def change(facts: Mapping[str, Any], before: str, after: str) -> Markup:
@@ -67,7 +73,8 @@ def change(facts: Mapping[str, Any], before: str, after: str) -> Markup:
     value = b / a - 1
     text = shower("change")(value)
     return Markup('<data data-change="{} {}" data-value="{}" value="{}">{}</data>').format(
-        before, after, repr(value), repr(value), text)  # fmt: skip
+        before, after, repr(value), repr(value), text
+    )
 
 
 def _signed(text: str) -> str:

@@ -16,9 +16,13 @@ SAMPLING: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_p": 0.9,
 
 
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = MAX_NEW_TOKENS, sample: bool = False,
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    sample: bool = False,
     seed: int = 42,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Answer every prompt; each answer comes with `counts`, its number of tokens and whether it stopped by itself.
 
     ``sample`` draws with `SAMPLING` in place of greedy decoding; every prompt begins from the same ``seed``.
@@ -66,8 +70,13 @@ def _one(model: Any, tokenizer: Any, prompt: str, most: int, sample: bool) -> di
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     settings = SAMPLING if sample else greedy
     with torch.inference_mode():
-        made = model.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=most,
-                              pad_token_id=next(iter(ends), 0), **settings)  # fmt: skip
+        made = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=most,
+            pad_token_id=next(iter(ends), 0),
+            **settings,
+        )
     return _answer(tokenizer, made[0, inputs.shape[1] :].tolist(), ends)
 
 

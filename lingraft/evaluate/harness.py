@@ -60,13 +60,23 @@ def score_published(name: str, shots: int, limit: int | None, pair: Pair) -> Res
         refuse("not-found", f"the harness has no task {asked!r}", "see `lm-eval ls tasks`, or give the data: NAME=PATH")
     model, tokenizer = pair()
     try:
-        found = lm_eval.simple_evaluate(model=_hflm(model, tokenizer, 1), tasks=[asked], limit=limit,
-                                        num_fewshot=shots or None, bootstrap_iters=0, log_samples=False,
-                                        verbosity="ERROR", task_manager=manager)  # fmt: skip
+        found = lm_eval.simple_evaluate(
+            model=_hflm(model, tokenizer, 1),
+            tasks=[asked],
+            limit=limit,
+            num_fewshot=shots or None,
+            bootstrap_iters=0,
+            log_samples=False,
+            verbosity="ERROR",
+            task_manager=manager,
+        )
     except Exception as error:  # the Hub, datasets and the tasks' own code raise many kinds
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        refuse("not-found", f"the harness cannot run {name}: {reason}",
-               f"check the name with `lm-eval ls tasks` and the network, or give the data: {name}=PATH")  # fmt: skip
+        refuse(
+            "not-found",
+            f"the harness cannot run {name}: {reason}",
+            f"check the name with `lm-eval ls tasks` and the network, or give the data: {name}=PATH",
+        )
     return Result(_flat(found))
 
 
@@ -88,14 +98,19 @@ def config(exam: Exam, subject: Subject) -> dict[str, Any]:
     if exam.shots:
         splits["dev"] = Dataset.from_list([_row(q, exam.letters) for q in subject.examples])
     return {
-        "task": f"{exam.name}_{subject.name}", "dataset_path": exam.name, "custom_dataset": lambda **_: splits,
-        "test_split": "test", "output_type": "multiple_choice", "num_fewshot": exam.shots,
+        "task": f"{exam.name}_{subject.name}",
+        "dataset_path": exam.name,
+        "custom_dataset": lambda **_: splits,
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "num_fewshot": exam.shots,
         "doc_to_text": (ENGLISH if exam.name == "mmlu" else CHINESE) if exam.letters else "{{question}}",
-        "doc_to_choice": list(LETTERS) if exam.letters else "{{choices}}", "doc_to_target": "answer",
+        "doc_to_choice": list(LETTERS) if exam.letters else "{{choices}}",
+        "doc_to_target": "answer",
         "description": _description(exam.name, subject.name),
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         **({"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}} if exam.shots else {}),
-    }  # fmt: skip
+    }
 
 
 def _row(question: Question, letters: bool) -> dict[str, Any]:
@@ -111,8 +126,11 @@ def _description(exam: str, subject: str) -> str:
     import yaml
 
     home = Path(lm_eval.__file__).parent / "tasks"
-    file = {"ceval": home / "ceval" / f"ceval-valid_{subject}.yaml", "cmmlu": home / "cmmlu" / f"cmmlu_{subject}.yaml",
-            "mmlu": home / "mmlu" / "default" / f"mmlu_{subject}.yaml"}.get(exam)  # fmt: skip
+    file = {
+        "ceval": home / "ceval" / f"ceval-valid_{subject}.yaml",
+        "cmmlu": home / "cmmlu" / f"cmmlu_{subject}.yaml",
+        "mmlu": home / "mmlu" / "default" / f"mmlu_{subject}.yaml",
+    }.get(exam)
     if file is None or not file.is_file():
         return ""
     return str(yaml.safe_load(file.read_text(encoding="utf-8")).get("description", ""))
@@ -138,8 +156,12 @@ def _gathered(exam: str, accuracies: Mapping[str, Sequence[float]]) -> Result:
     """Gather the subjects' answers into micro, macro and categories."""
     scores = {name: mean(found) for name, found in sorted(accuracies.items())}
     every = tuple(one for name in scores for one in accuracies[name])
-    metrics = {"acc": mean(every), "micro": mean(every), "macro": mean(list(scores.values())),
-               "questions": float(len(every))}  # fmt: skip
+    metrics = {
+        "acc": mean(every),
+        "micro": mean(every),
+        "macro": mean(list(scores.values())),
+        "questions": float(len(every)),
+    }
     by_category: dict[str, list[float]] = {}
     for name, score in scores.items():
         by_category.setdefault(category(exam, name) or "", []).append(score)

@@ -64,5 +64,9 @@ def published(dataset: str) -> Published | None:
         return None
     found = yaml.load(file.read_text(encoding="utf-8"), Names)
     settings = found.get("generation_kwargs") or {}
-    return Published(str(found["doc_to_text"]), str(found["process_results"]).rpartition(".")[2],
-                     int(settings.get("max_gen_toks", 128)), tuple(settings.get("until") or ()))  # fmt: skip
+    return Published(
+        str(found["doc_to_text"]),
+        str(found["process_results"]).rpartition(".")[2],
+        int(settings.get("max_gen_toks", 128)),
+        tuple(settings.get("until") or ()),
+    )

@@ -44,8 +44,13 @@ def contaminations(heldout: Mapping[str, Sequence[str]], training: Iterable[str]
 def _told(texts: Sequence[set[int]], seen: set[int], n: int) -> dict[str, Any]:
     own: set[int] = set().union(*texts)
     touched = [number for number, one in enumerate(texts) if one & seen]
-    return {"share": len(own & seen) / len(own) if own else None, "n": n, "ngrams": len(own),
-            "documents": len(touched), "first": touched[:NAMED]}  # fmt: skip
+    return {
+        "share": len(own & seen) / len(own) if own else None,
+        "n": n,
+        "ngrams": len(own),
+        "documents": len(touched),
+        "first": touched[:NAMED],
+    }
 
 
 def contamination_of_files(heldout: Mapping[str, Sequence[str]], training: Sequence[Path]) -> dict[str, Any]:

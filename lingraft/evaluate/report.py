@@ -39,21 +39,34 @@ def render(facts: Mapping[str, Any]) -> str:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     clean = figures.finite({"evaluate": facts} if "models" in facts and "evaluate" not in facts else facts)
-    jinja = Environment(loader=FileSystemLoader(HOME), autoescape=True, undefined=ChainableUndefined,
-                        trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    jinja = Environment(
+        loader=FileSystemLoader(HOME),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     script = (HOME / "page.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jinja.filters["pointer"] = figures.pointer
     jinja.globals.update(
-        figure=partial(figures.figure, clean), change=partial(figures.change, clean), shares=charts.shares,
-        number=figures.is_number, curve=charts.curve, marked=marked, short=short_names(_model_names(clean)),
+        figure=partial(figures.figure, clean),
+        change=partial(figures.change, clean),
+        shares=charts.shares,
+        number=figures.is_number,
+        curve=charts.curve,
+        marked=marked,
+        short=short_names(_model_names(clean)),
         total_seconds=figures.seconds,
-    )  # fmt: skip
+    )
     return jinja.get_template("page.html").render(
-        facts=clean, stages=[name for name in TRAINING if clean.get(name)],
-        css=Markup((HOME / "page.css").read_text(encoding="utf-8")), script=Markup(script), script_digest=digest,
+        facts=clean,
+        stages=[name for name in TRAINING if clean.get(name)],
+        css=Markup((HOME / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
         json=as_script(clean),
-    )  # fmt: skip
+    )
 
 
 def as_script(value: Any) -> Markup:

@@ -58,8 +58,10 @@ def evaluate(
     wanted = Wanted(
         text=None if text is None else read_documents(text),
         english=None if english is None else read_documents(english),
-        tasks=parse_all(tasks, limit, shots), prompts=prompts, samples=samples,
-    )  # fmt: skip
+        tasks=parse_all(tasks, limit, shots),
+        prompts=prompts,
+        samples=samples,
+    )
     found = subjects(models, base, adapters)
     seen = _contamination(wanted, train) if train else None
     rows = [_row(subject, wanted) for subject in found]

@@ -19,9 +19,19 @@ from lingraft import models
 from lingraft.evaluate.speed import weight_bytes
 from lingraft.problems import refuse
 
-SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-              "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json",
-              "adapter_config.json")  # fmt: skip
+SIDE_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+    "adapter_config.json",
+)
 
 
 @dataclass(frozen=True)
@@ -105,8 +115,12 @@ def _open_gguf(path: Path, dtype: Any) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except Exception as error:  # gguf and transformers raise many kinds for what they do not know
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        refuse("unknown-format", f"{path} cannot be read as a language model: {first}",
-               "run `lingraft inspect` on it", path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path} cannot be read as a language model: {first}",
+            "run `lingraft inspect` on it",
+            path,
+        )
     return model.eval(), tokenizer
 
 

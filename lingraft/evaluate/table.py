@@ -9,10 +9,13 @@ from lingraft.evaluate.figures import is_number, shower
 from lingraft.evaluate.report import short_names
 
 COLUMNS = (
-    ("bits_per_character", "bits/char", "3"), ("bits_per_byte", "bits/byte", "3"),
-    ("tokens_per_character", "tokens/char", "3"), ("english_bits_per_character", "English bits/char", "3"),
-    ("bytes", "size", "bytes"), ("tokens_per_second", "tokens/s", "1"),
-)  # fmt: skip
+    ("bits_per_character", "bits/char", "3"),
+    ("bits_per_byte", "bits/byte", "3"),
+    ("tokens_per_character", "tokens/char", "3"),
+    ("english_bits_per_character", "English bits/char", "3"),
+    ("bytes", "size", "bytes"),
+    ("tokens_per_second", "tokens/s", "1"),
+)
 
 
 def table(answer: Mapping[str, Any]) -> str:
@@ -26,19 +29,27 @@ def table(answer: Mapping[str, Any]) -> str:
         rows[0].append(task)
         for row, line in zip(models, rows[1:], strict=True):
             line.append(_cell(_main(row["tasks"][task]), "3"))
-    parts = [_aligned(rows), *(_difference(found, names) for found in answer["differences"]),
-             *_contamination(answer.get("contamination") or {})]  # fmt: skip
+    parts = [
+        _aligned(rows),
+        *(_difference(found, names) for found in answer["differences"]),
+        *_contamination(answer.get("contamination") or {}),
+    ]
     for item in answer["answers"]:
         parts.append(f"> {item['prompt']}")
         for way, label in (("answers", ""), ("sampled", ", sampled")):
-            parts += [f"  {names.get(model, model)}{label}: {' '.join(text.split())}"
-                      for model, text in item.get(way, {}).items()]  # fmt: skip
+            parts += [
+                f"  {names.get(model, model)}{label}: {' '.join(text.split())}"
+                for model, text in item.get(way, {}).items()
+            ]
     return "\n".join(parts)
 
 
 def _contamination(told: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {_share(found)} of its {found['n']}-grams stand in the training text"
-            for name, found in told.items() if isinstance(found, Mapping)]  # fmt: skip
+    return [
+        f"{name}: {_share(found)} of its {found['n']}-grams stand in the training text"
+        for name, found in told.items()
+        if isinstance(found, Mapping)
+    ]
 
 
 def _share(found: Mapping[str, Any]) -> str:
@@ -66,5 +77,7 @@ def _difference(found: Mapping[str, Any], names: Mapping[str, str]) -> str:
     if found["low"] is None:
         return f"{text}; one unit alone gives no interval"
     verdict = "clear" if found["significant"] else "not distinguishable from noise"
-    return f"{text}, 95 % interval {found['low']:+.3f} … {found['high']:+.3f} over {found['units']} " \
-        f"{found['unit'].split()[0]}s: {verdict}"  # fmt: skip
+    return (
+        f"{text}, 95 % interval {found['low']:+.3f} … {found['high']:+.3f} over {found['units']} "
+        f"{found['unit'].split()[0]}s: {verdict}"
+    )

@@ -112,8 +112,12 @@ def run(task: Task, pair: Pair, key: str) -> Result:
 def _require_examples(task: Task, subject: Subject) -> None:
     known = len(subject.examples)
     if known < task.shots:
-        refuse("data-invalid", f"{task.path}: {subject.name} has {known} worked examples under dev/, "
-               f"{task.shots} were asked for", f"ask for {task.exam}@{known}", task.path)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{task.path}: {subject.name} has {known} worked examples under dev/, {task.shots} were asked for",
+            f"ask for {task.exam}@{known}",
+            task.path,
+        )
 
 
 def _require_harness() -> None:

@@ -27,7 +27,7 @@ def read_documents(path: Path) -> list[str]:
     files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
     documents = [text for file in files for text in _of_file(file) if text.strip()]
     if not documents:
-        refuse("data-invalid", f"{path} holds no text to measure", "give a .txt, or a .jsonl with \"text\" rows", path)
+        refuse("data-invalid", f"{path} holds no text to measure", 'give a .txt, or a .jsonl with "text" rows', path)
     return documents
 
 
@@ -41,8 +41,12 @@ def _of_file(path: Path) -> Iterator[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        refuse("data-invalid", f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}",
-               "convert it to UTF-8 (for example with iconv)", path)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}",
+            "convert it to UTF-8 (for example with iconv)",
+            path,
+        )
     except OSError as error:
         refuse("unreadable", f"{path} cannot be read: {error.strerror}", "check its permissions", path)
     if path.suffix != ".jsonl":

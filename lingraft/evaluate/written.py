@@ -52,8 +52,12 @@ def read_written(path: Path) -> list[Wanted]:
         try:
             found.append(_wanted(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError):
-            refuse("data-invalid", f'{path}:{number}: not {{"question" or "input", "context"?, "answers": […]}}',
-                   "mend the row named", path)  # fmt: skip
+            refuse(
+                "data-invalid",
+                f'{path}:{number}: not {{"question" or "input", "context"?, "answers": […]}}',
+                "mend the row named",
+                path,
+            )
     if not found:
         refuse("data-invalid", f"{path} holds no question", "give rows with a question and its answers", path)
     return found
@@ -95,8 +99,9 @@ def metrics(answer: str, wanted: Wanted) -> dict[str, float]:
     """Return chrF, ROUGE-L, F1 and exact match with the best reference; classification where classes are given."""
     from sacrebleu import sentence_chrf
 
-    best = {} if wanted.published is None else {
-        "score": wanted.published.score(answer, wanted.references, wanted.classes)}  # fmt: skip
+    best = (
+        {} if wanted.published is None else {"score": wanted.published.score(answer, wanted.references, wanted.classes)}
+    )
     best |= {
         "chrf": max(sentence_chrf(answer, [reference]).score / 100 for reference in wanted.references),
         "rouge_l": max(rouge_l(answer, reference) for reference in wanted.references),

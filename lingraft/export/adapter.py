@@ -27,9 +27,14 @@ from lingraft.weights.gguf_write import laid_out
 from lingraft.weights.tensors import Tensor
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-WHAT = {u.Replace: "a module saved whole (modules_to_save, or a bias)", u.Rows: "trained token rows",
-        u.Extend: "new token rows", u.Dora: "DoRA's magnitudes", u.Scale: "IA3 factors",
-        u.Add: "a bias of LoRA (lora_bias)"}  # fmt: skip
+WHAT = {
+    u.Replace: "a module saved whole (modules_to_save, or a bias)",
+    u.Rows: "trained token rows",
+    u.Extend: "new token rows",
+    u.Dora: "DoRA's magnitudes",
+    u.Scale: "IA3 factors",
+    u.Add: "a bias of LoRA (lora_bias)",
+}
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,21 @@ def plan(source: Source, findings: Findings) -> Made:
     embedding that is the head, too; `unknown-format` for an architecture that llama.cpp has no place for here.
     """
     if source.decided is None:
-        refuse("unsupported-adapter", f"{source.path} is a model, not an adapter",
-               "name the adapter: lingraft export ADAPTER --to gguf-adapter", source.path)  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"{source.path} is a model, not an adapter",
+            "name the adapter: lingraft export ADAPTER --to gguf-adapter",
+            source.path,
+        )
     family = family_for(str(source.base.config.get("model_type")))
     if family is None:
-        refuse("unknown-format", f"{source.stack.base} is a {source.base.config.get('model_type')!r} model, which "
-               "lingraft does not write as GGUF", "convert the adapter with llama.cpp's own script",
-               source.stack.base)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{source.stack.base} is a {source.base.config.get('model_type')!r} model, which "
+            "lingraft does not write as GGUF",
+            "convert the adapter with llama.cpp's own script",
+            source.stack.base,
+        )
     model = source.decided.model
     pairs: dict[str, Pair] = {}
     for name, some in model.plans[-1].updates.items():
@@ -91,17 +104,24 @@ def plan(source: Source, findings: Findings) -> Made:
         if why is None and place is not None:
             pairs[place] = _pair(name, some, family, source.base.config)
         else:
-            findings.problem("unsupported-adapter", f"{source.path}: {name} brings {why}, which a GGUF adapter cannot "
-                             "hold", f"merge it: lingraft merge {source.stack.base} "
-                             f"{' '.join(map(str, source.stack.adapters))} --out DIR; or export the merged model "
-                             f"without writing it: lingraft export {source.path} --to gguf", source.path,
-                             name)  # fmt: skip
+            findings.problem(
+                "unsupported-adapter",
+                f"{source.path}: {name} brings {why}, which a GGUF adapter cannot hold",
+                f"merge it: lingraft merge {source.stack.base} "
+                f"{' '.join(map(str, source.stack.adapters))} --out DIR; or export the merged model "
+                f"without writing it: lingraft export {source.path} --to gguf",
+                source.path,
+                name,
+            )
     findings.settle()
     below = tuple(str(path) for path in source.stack.adapters[:-1])
     if below:
-        findings.warn("wrong-order", f"{source.path} was trained on top of {', '.join(below)}: alone it answers "
-                      "otherwise than it did", "export those, too, and load them beside it, each with scale 1",
-                      source.path)  # fmt: skip
+        findings.warn(
+            "wrong-order",
+            f"{source.path} was trained on top of {', '.join(below)}: alone it answers otherwise than it did",
+            "export those, too, and load them beside it, each with scale 1",
+            source.path,
+        )
     return Made(source.path.name, family, pairs, below)
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from lingraft.export.origin import Origin, shareable
 
-MEASURES = (("bits_per_character", "bits per character, held-out text"),
-            ("english_bits_per_character", "bits per character, held-out English"),
-            ("tokens_per_character", "tokens per character"))  # fmt: skip
+MEASURES = (
+    ("bits_per_character", "bits per character, held-out text"),
+    ("english_bits_per_character", "bits per character, held-out English"),
+    ("tokens_per_character", "tokens per character"),
+)
 TRAINING = ("pretrain", "sft", "prefer")
 GGUF = "FILE.gguf"
 
@@ -29,10 +31,17 @@ def card(origin: Origin, repo: str, files: Sequence[str], languages: Sequence[st
         pipeline_tag="text-generation",
         tags=["lingraft", *(["lora"] if origin.config.get("peft_type") == "LORA" else [])],
         base_model_relation={"model": "finetune", "adapter": "adapter", "gguf": "quantized"}[origin.kind]
-        if origin.base else None,
-    )  # fmt: skip
-    sections = [_title(origin, repo), _base(origin), _training(origin), _results(origin), _checks(origin),
-                _loading(origin, repo, files)]  # fmt: skip
+        if origin.base
+        else None,
+    )
+    sections = [
+        _title(origin, repo),
+        _base(origin),
+        _training(origin),
+        _results(origin),
+        _checks(origin),
+        _loading(origin, repo, files),
+    ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(s for s in sections if s) + "\n"))
 
 
@@ -43,8 +52,11 @@ def _title(origin: Origin, repo: str) -> str:
 
 def _base(origin: Origin) -> str:
     licence = origin.licence
-    says = f"{licence.name or licence.id}, inherited from the base" if licence else \
-        "**unknown**: the base does not tell; find out before you use or share this"  # fmt: skip
+    says = (
+        f"{licence.name or licence.id}, inherited from the base"
+        if licence
+        else "**unknown**: the base does not tell; find out before you use or share this"
+    )
     return f"## Base and licence\n\n- Base: {origin.base_shown}\n- Licence: {says}"
 
 
@@ -55,11 +67,16 @@ def _training(origin: Origin) -> str:
         block = recipe.get(name) or {}
         lines.append(f"- **{name}**: {_told(name, result)}" + (f"; data: {_data(block)}" if _data(block) else ""))
         if name in TRAINING and block:
-            lines += [f"  - techniques: {_inline(block.get('techniques') or [])}",
-                      f"  - length {block.get('length')}; {_inline(block.get('trainer') or {})}"]  # fmt: skip
+            lines += [
+                f"  - techniques: {_inline(block.get('techniques') or [])}",
+                f"  - length {block.get('length')}; {_inline(block.get('trainer') or {})}",
+            ]
     if not lines:
-        lines = [f"- **{name}**: data: {_data(recipe[name])}; {_inline(recipe[name].get('techniques') or [])}"
-                 for name in TRAINING if isinstance(recipe.get(name), Mapping)]  # fmt: skip
+        lines = [
+            f"- **{name}**: data: {_data(recipe[name])}; {_inline(recipe[name].get('techniques') or [])}"
+            for name in TRAINING
+            if isinstance(recipe.get(name), Mapping)
+        ]
     return "## Training\n\n" + "\n".join([*lines, f"- seed {recipe.get('seed')}"]) if lines else ""
 
 
@@ -96,8 +113,10 @@ def _results(origin: Origin) -> str:
     heads = [str(shareable(m.get("model"))) for m in models]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
     lines += [f"| {label} | " + " | ".join(_number(v) for v in values) + " |" for label, values in told]
-    return "## Results\n\n" + "\n".join(lines) + "\n\nLower bits per character are better; they can be compared " \
-        "across tokenizers."  # fmt: skip
+    return (
+        "## Results\n\n" + "\n".join(lines) + "\n\nLower bits per character are better; they can be compared "
+        "across tokenizers."
+    )
 
 
 def _number(value: Any) -> str:
@@ -107,35 +126,49 @@ def _number(value: Any) -> str:
 def _checks(origin: Origin) -> str:
     known = origin.known
     lines = [f"- fingerprint: `{known.fingerprint}`"] if known.fingerprint else []
-    lines.append("- verified against base and adapters, tensor by tensor" if known.verified else
-                 "- **not verified**: no record of `lingraft verify`")  # fmt: skip
+    lines.append(
+        "- verified against base and adapters, tensor by tensor"
+        if known.verified
+        else "- **not verified**: no record of `lingraft verify`"
+    )
     lines.append("- evaluated" if known.evaluated else "- **not evaluated**: no record of `lingraft evaluate`")
     return "## What was checked\n\n" + "\n".join(lines)
 
 
 def _loading(origin: Origin, repo: str, files: Sequence[str]) -> str:
-    return "## How to load it\n\n" + {"model": _transformers(repo), "adapter": _peft(origin, repo),
-                                      "gguf": _llama_cpp(repo, files)}[origin.kind]  # fmt: skip
+    return (
+        "## How to load it\n\n"
+        + {"model": _transformers(repo), "adapter": _peft(origin, repo), "gguf": _llama_cpp(repo, files)}[origin.kind]
+    )
 
 
 def _transformers(repo: str) -> str:
-    return (f'```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n'
-            f'model = AutoModelForCausalLM.from_pretrained("{repo}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n```\n\n'
-            f"For llama.cpp: `lingraft export {repo} --to gguf --type Q8_0 --out model.gguf`.")  # fmt: skip
+    return (
+        f"```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{repo}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n```\n\n'
+        f"For llama.cpp: `lingraft export {repo} --to gguf --type Q8_0 --out model.gguf`."
+    )
 
 
 def _peft(origin: Origin, repo: str) -> str:
     base = origin.onto or "BASE"
-    notes = [] if origin.onto else [f"BASE is {origin.onto_shown}, the model that the adapter was trained on; it has "
-                                    "no public name here."]  # fmt: skip
+    notes = (
+        []
+        if origin.onto
+        else [f"BASE is {origin.onto_shown}, the model that the adapter was trained on; it has no public name here."]
+    )
     if origin.below:
-        notes.append(f"It was trained on top of {', '.join(origin.below)}: merge those into the base first "
-                     "(`PeftModel.from_pretrained(…).merge_and_unload()`), in this order.")  # fmt: skip
-    return (f'```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n'
-            f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
-            f'model = PeftModel.from_pretrained(model, "{repo}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n```' + "".join(f"\n\n{n}" for n in notes))
+        notes.append(
+            f"It was trained on top of {', '.join(origin.below)}: merge those into the base first "
+            "(`PeftModel.from_pretrained(…).merge_and_unload()`), in this order."
+        )
+    return (
+        f"```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        f'model = PeftModel.from_pretrained(model, "{repo}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n```' + "".join(f"\n\n{n}" for n in notes)
+    )
 
 
 def _llama_cpp(repo: str, files: Sequence[str]) -> str:

@@ -33,8 +33,9 @@ def kind_of(kind: str | None) -> str:
     """Return a type as GGUF spells it, Q8_0 where none is asked for. Error: `unknown-format`."""
     name = (kind or "Q8_0").upper()
     if name not in TYPES:
-        refuse("unknown-format", f"{kind!r} is not a type that GGUF is written in here",
-               f"use one of {', '.join(TYPES)}")  # fmt: skip
+        refuse(
+            "unknown-format", f"{kind!r} is not a type that GGUF is written in here", f"use one of {', '.join(TYPES)}"
+        )
     return name
 
 
@@ -48,8 +49,9 @@ def write(checkpoint: Checkpoint, out: Path, kind: str, digest: str, findings: F
     files = checkpoint.side_content()
     pairs = _look_at_tokenizer(checkpoint, files, findings)
     findings.settle()
-    parameters = sum(header(checkpoint.tensors, n).nbytes // header(checkpoint.tensors, n).dtype.itemsize
-                     for n in checkpoint.tensors)  # fmt: skip
+    parameters = sum(
+        header(checkpoint.tensors, n).nbytes // header(checkpoint.tensors, n).dtype.itemsize for n in checkpoint.tensors
+    )
     whole = kind if program is None else DTYPE_NAMES.get(dtype_of(checkpoint.tensors), "F32")
     require_space(out, int(parameters * (BITS.get(whole, 32.0) + (6.6 if program else 0)) / 8) + OWN)
     stem, _, process = out.name.rpartition("-")  # .NAME.partial-PID: a killed run's leftovers are known by that
@@ -73,20 +75,31 @@ def _plain(checkpoint: Checkpoint, out: Path, kind: str, digest: str) -> dict[st
     with track(f"export: GGUF {kind}", total) as advance:
         told = gguf_write.write(checkpoint, out, kind, advance)
     if told["exact"] and fingerprint(gguf.read(out).tensors) != digest:
-        refuse("fingerprint-mismatch", f"what {out} holds, read again, is not what was written to it",
-               "export again; if it stays, check the disk and the memory", out)  # fmt: skip
+        refuse(
+            "fingerprint-mismatch",
+            f"what {out} holds, read again, is not what was written to it",
+            "export again; if it stays, check the disk and the memory",
+            out,
+        )
     return told
 
 
 def _look_at_tokenizer(checkpoint: Checkpoint, files: Mapping[str, bytes], findings: Findings) -> int:
     """Refuse a model that llama.cpp could not run for want of a tokenizer; warn of tokens that it cuts otherwise."""
     if not TOKENIZERS & set(files):
-        findings.problem("tokenizer-mismatch", f"{checkpoint.path} has no tokenizer; llama.cpp cannot run without one",
-                         "copy tokenizer.json (or tokenizer.model) and tokenizer_config.json beside the weights",
-                         checkpoint.path)  # fmt: skip
+        findings.problem(
+            "tokenizer-mismatch",
+            f"{checkpoint.path} has no tokenizer; llama.cpp cannot run without one",
+            "copy tokenizer.json (or tokenizer.model) and tokenizer_config.json beside the weights",
+            checkpoint.path,
+        )
     if gguf_tokenizer_write.chat_template(files) is None:
-        findings.warn("tokenizer-mismatch", f"{checkpoint.path} has no chat template; llama.cpp will take ChatML",
-                      "put the template into chat_template.jinja beside the model", checkpoint.path)  # fmt: skip
+        findings.warn(
+            "tokenizer-mismatch",
+            f"{checkpoint.path} has no chat template; llama.cpp will take ChatML",
+            "put the template into chat_template.jinja beside the model",
+            checkpoint.path,
+        )
     if "tokenizer.json" not in files:
         return 0
     return overlaps.warn(json.loads(files["tokenizer.json"]), str(checkpoint.path), findings)
@@ -99,5 +112,9 @@ def _tell_fallback(kind: str, types: Mapping[str, int], checkpoint: Checkpoint, 
         return
     width = header(checkpoint.tensors, "model.embed_tokens.weight").shape[-1]
     stored = ", ".join(f"{n} × {t}" for t, n in types.items())
-    findings.warn("config-mismatch", f"{checkpoint.path}: rows of {width} are no whole blocks of {family}; stored as "
-                  f"{stored}", "Q8_0 or Q5_1, whose blocks are of 32, suit this model", checkpoint.path)  # fmt: skip
+    findings.warn(
+        "config-mismatch",
+        f"{checkpoint.path}: rows of {width} are no whole blocks of {family}; stored as {stored}",
+        "Q8_0 or Q5_1, whose blocks are of 32, suit this model",
+        checkpoint.path,
+    )

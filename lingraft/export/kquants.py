@@ -34,9 +34,12 @@ def require(kind: str) -> Path:
     """Return a quantiser. Error: `unknown-format` where there is none, with the way to get one."""
     found = find()
     if found is None:
-        refuse("unknown-format", f"{kind} is written by llama.cpp's {NAME}, and there is none on PATH",
-               "pip install ik-llama-cpp-python (lingraft's extra `kquants`), or put llama.cpp's on PATH; Q8_0, Q5_1, "
-               "Q5_0, Q4_1 and Q4_0 need neither")  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{kind} is written by llama.cpp's {NAME}, and there is none on PATH",
+            "pip install ik-llama-cpp-python (lingraft's extra `kquants`), or put llama.cpp's on PATH; Q8_0, Q5_1, "
+            "Q5_0, Q4_1 and Q4_0 need neither",
+        )
     return found
 
 
@@ -53,5 +56,9 @@ def quantise(program: Path, source: Path, out: Path, kind: str) -> None:
         refuse("unknown-format", f"{program} cannot be run: {error.strerror}", REMEDY, program)
     said = [line.strip() for line in (done.stderr + done.stdout).splitlines() if line.strip()]
     if done.returncode or not out.is_file():
-        refuse("unknown-format", f"{program} could not write {kind}: {said[-1] if said else 'it said nothing'}",
-               REMEDY, program)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{program} could not write {kind}: {said[-1] if said else 'it said nothing'}",
+            REMEDY,
+            program,
+        )

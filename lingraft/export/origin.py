@@ -52,12 +52,21 @@ class Origin:
 def origin(folder: Path, base: str | None = None, licence: str | None = None) -> Origin:
     """Gather what is known of the model in ``folder``; ``base`` and ``licence`` override what is found."""
     receipt = _json(folder / "manifest.json")
-    kind: Kind = "adapter" if (folder / "adapter_config.json").is_file() else \
-        "model" if (folder / "config.json").is_file() else "gguf"  # fmt: skip
+    kind: Kind = (
+        "adapter"
+        if (folder / "adapter_config.json").is_file()
+        else "model"
+        if (folder / "config.json").is_file()
+        else "gguf"
+    )
     config = _json(folder / ("adapter_config.json" if kind == "adapter" else "config.json"))
     recipe = next((r for r in _recipes(folder, receipt) if r), {})
-    direct = str(config.get("base_model_name_or_path") or (receipt.get("base") or {}).get("path")
-                 or config.get("_name_or_path") or "")  # fmt: skip
+    direct = str(
+        config.get("base_model_name_or_path")
+        or (receipt.get("base") or {}).get("path")
+        or config.get("_name_or_path")
+        or ""
+    )
     named = str(recipe.get("base") or "") or root(direct)
     named = base if base and kind != "adapter" else named
     hub, shown = hub_id(named)
@@ -66,11 +75,26 @@ def origin(folder: Path, base: str | None = None, licence: str | None = None) ->
     stages = _json(folder.absolute().parent / "manifest.json").get("stages") or {}
     known = look_up(folder)
     results = ((stages.get("evaluate") or {}).get("result") or {}).get("models") or [] if known.evaluated else []
-    steps = tuple((name, stages[name]["result"]) for name in ("vocab", "pretrain", "sft", "prefer")
-                  if isinstance(stages.get(name), dict) and stages[name].get("result"))  # fmt: skip
-    return Origin(kind, hub, shown, onto, onto_shown, tuple(Path(str(link.get("path"))).name for link in below),
-                  Licence(licence) if licence else inherited(named), config, receipt, known, recipe, tuple(results),
-                  steps)  # fmt: skip
+    steps = tuple(
+        (name, stages[name]["result"])
+        for name in ("vocab", "pretrain", "sft", "prefer")
+        if isinstance(stages.get(name), dict) and stages[name].get("result")
+    )
+    return Origin(
+        kind,
+        hub,
+        shown,
+        onto,
+        onto_shown,
+        tuple(Path(str(link.get("path"))).name for link in below),
+        Licence(licence) if licence else inherited(named),
+        config,
+        receipt,
+        known,
+        recipe,
+        tuple(results),
+        steps,
+    )
 
 
 def root(name: str) -> str:
@@ -104,8 +128,11 @@ def inherited(name: str) -> Licence | None:
         data = _hub_metadata(name)
     else:
         return None
-    return Licence(str(data["license"]), data.get("license_name"), data.get("license_link")) \
-        if data.get("license") else None  # fmt: skip
+    return (
+        Licence(str(data["license"]), data.get("license_name"), data.get("license_link"))
+        if data.get("license")
+        else None
+    )
 
 
 def _hub_metadata(name: str) -> dict[str, Any]:

@@ -37,8 +37,11 @@ def conflicts(words: Iterable[str]) -> list[tuple[str, str, str]]:
 
 def added_words(description: Mapping[str, Any]) -> list[str]:
     """Return the added tokens of a tokenizer.json that match inside text: not special, of two characters or more."""
-    return [str(item["content"]) for item in description.get("added_tokens") or ()
-            if not item.get("special") and len(str(item["content"])) > 1]  # fmt: skip
+    return [
+        str(item["content"])
+        for item in description.get("added_tokens") or ()
+        if not item.get("special") and len(str(item["content"])) > 1
+    ]
 
 
 def warn(description: Mapping[str, Any], where: str, findings: Findings) -> int:
@@ -46,10 +49,13 @@ def warn(description: Mapping[str, Any], where: str, findings: Findings) -> int:
     found = conflicts(added_words(description))
     if found:
         left, right, text = found[0]
-        findings.warn("tokenizer-mismatch", f"{where}: {len(found):,} pairs of added tokens overlap, and where they "
-                      f"meet llama.cpp takes the longer one, transformers the left one: {text!r} is {left} + "
-                      f"{text[len(left):]} there, and may be {text[: len(text) - len(right)]} + {right} here",
-                      "such texts are still read, with other tokens than in training; `lingraft serve` on the "
-                      "directory instead of the file cuts as trained, and `lingraft vocab` learns no such pairs",
-                      where)  # fmt: skip
+        findings.warn(
+            "tokenizer-mismatch",
+            f"{where}: {len(found):,} pairs of added tokens overlap, and where they "
+            f"meet llama.cpp takes the longer one, transformers the left one: {text!r} is {left} + "
+            f"{text[len(left) :]} there, and may be {text[: len(text) - len(right)]} + {right} here",
+            "such texts are still read, with other tokens than in training; `lingraft serve` on the "
+            "directory instead of the file cuts as trained, and `lingraft vocab` learns no such pairs",
+            where,
+        )
     return len(found)

@@ -26,9 +26,18 @@ TEMPLATE = "# Model Card for Model ID"  # what peft writes before anybody wrote 
 SKIPPED = ("checkpoint-", "optimizer", "rng_state", "training_args.bin", "scheduler")
 
 
-def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = False, base: str | None = None,
-         licence: str | None = None, languages: Sequence[str] = (), overwrite: bool = False,
-         findings: Findings) -> dict[str, Any]:  # fmt: skip
+def push(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    base: str | None = None,
+    licence: str | None = None,
+    languages: Sequence[str] = (),
+    overwrite: bool = False,
+    findings: Findings,
+) -> dict[str, Any]:
     """Upload ``folder`` to the Hub repository ``repo`` and return {repo, url, card, files, bytes, dry_run}.
 
     HF_ENDPOINT and HF_TOKEN are honoured by huggingface_hub. ``overwrite`` writes the card anew over one that is
@@ -41,13 +50,19 @@ def push(folder: Path, repo: str, *, private: bool = False, dry_run: bool = Fals
     files = _files(folder)
     text, written = _text(folder, known, repo, [str(f.relative_to(folder)) for f in files], languages, overwrite)
     contents: dict[str, Path | bytes] = {f.relative_to(folder).as_posix(): f for f in files}
-    contents |= {name: _shared(folder / name, known) for name in contents
-                 if name in (*RECEIPTS, adapter.CONFIG)}  # fmt: skip
+    contents |= {name: _shared(folder / name, known) for name in contents if name in (*RECEIPTS, adapter.CONFIG)}
     contents["README.md"] = text.encode()
-    listed: list[dict[str, Any]] = [{"path": name, "bytes": _size(content)}
-                                    for name, content in sorted(contents.items())]  # fmt: skip
-    told = {"repo": repo, "url": None, "card": text, "files": listed, "bytes": sum(f["bytes"] for f in listed),
-            "dry_run": dry_run}  # fmt: skip
+    listed: list[dict[str, Any]] = [
+        {"path": name, "bytes": _size(content)} for name, content in sorted(contents.items())
+    ]
+    told = {
+        "repo": repo,
+        "url": None,
+        "card": text,
+        "files": listed,
+        "bytes": sum(f["bytes"] for f in listed),
+        "dry_run": dry_run,
+    }
     if dry_run:
         if written:
             (folder / "README.md").write_text(text, encoding="utf-8")
@@ -62,8 +77,12 @@ def _require_name(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        refuse("not-found", f"{repo!r} is no name that the Hub takes: {str(error).splitlines()[0]}",
-               "write OWNER/NAME in letters, digits, - _ and .", repo)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{repo!r} is no name that the Hub takes: {str(error).splitlines()[0]}",
+            "write OWNER/NAME in letters, digits, - _ and .",
+            repo,
+        )
 
 
 def _require_model(folder: Path, findings: Findings) -> None:
@@ -74,8 +93,12 @@ def _require_model(folder: Path, findings: Findings) -> None:
     for file in ggufs:
         read_header(file)
     if not ggufs and not adapter.knows(folder) and not hf.knows(folder):
-        refuse("not-found", f"{folder} holds no model, adapter or GGUF file",
-               "name the directory that merge, export or a training stage wrote", folder)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{folder} holds no model, adapter or GGUF file",
+            "name the directory that merge, export or a training stage wrote",
+            folder,
+        )
     if not ggufs:
         open_checkpoint(folder)
     findings.settle()
@@ -84,12 +107,19 @@ def _require_model(folder: Path, findings: Findings) -> None:
 def _warn(folder: Path, known: Origin, findings: Findings) -> None:
     findings.warnings += [w for w in never_checked(folder) if w not in findings.warnings]
     if known.licence is None:
-        findings.warn("not-found", f"{folder}: the licence of its base ({known.base_shown}) is not known, and the card "
-                      "says so", "find it out and add --license ID (apache-2.0, llama2, other …)", folder)  # fmt: skip
+        findings.warn(
+            "not-found",
+            f"{folder}: the licence of its base ({known.base_shown}) is not known, and the card says so",
+            "find it out and add --license ID (apache-2.0, llama2, other …)",
+            folder,
+        )
     if known.kind == "adapter" and known.onto is None:
-        findings.warn("not-found", f"{folder} is loaded onto {known.onto_shown}, a directory of this machine, which "
-                      "nobody else has", "push that, too, and add --base OWNER/NAME; or push the merged model",
-                      folder)  # fmt: skip
+        findings.warn(
+            "not-found",
+            f"{folder} is loaded onto {known.onto_shown}, a directory of this machine, which nobody else has",
+            "push that, too, and add --base OWNER/NAME; or push the merged model",
+            folder,
+        )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -99,8 +129,9 @@ def _files(folder: Path) -> list[Path]:
     return [f for f in found if not [part for part in f.relative_to(folder).parts if part.startswith(hidden)]]
 
 
-def _text(folder: Path, known: Origin, repo: str, files: Sequence[str], languages: Sequence[str],
-          overwrite: bool) -> tuple[str, bool]:  # fmt: skip
+def _text(
+    folder: Path, known: Origin, repo: str, files: Sequence[str], languages: Sequence[str], overwrite: bool
+) -> tuple[str, bool]:
     """Return the card, and whether it was written now: one that somebody wrote is kept."""
     own = folder / "README.md"
     if own.is_file() and not overwrite:
@@ -131,8 +162,9 @@ def _send(repo: str, contents: Mapping[str, Path | bytes], private: bool) -> str
         api = HfApi()
         url = api.create_repo(repo, private=private, exist_ok=True).url
         operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
-        api.create_commit(url.partition(api.endpoint + "/")[2] or repo, operations,
-                          commit_message="Upload with lingraft")  # fmt: skip
+        api.create_commit(
+            url.partition(api.endpoint + "/")[2] or repo, operations, commit_message="Upload with lingraft"
+        )
         return str(url)
     except (HFValidationError, LocalTokenNotFoundError) as error:
         _refuse(repo, error, "name it OWNER/NAME, and log in: hf auth login, or HF_TOKEN")

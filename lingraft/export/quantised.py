@@ -51,8 +51,11 @@ def settings(to: str, kind: str | None, data: Sequence[str], findings: Findings)
         _need("bitsandbytes", "pip install 'lingraft[bitsandbytes]'")
         return Settings(to, found)
     if not data:
-        refuse("data-invalid", f"{to} chooses its scales on text, and none was given",
-               "add --data FILE: some hundred texts like those that the model will read")  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{to} chooses its scales on text, and none was given",
+            "add --data FILE: some hundred texts like those that the model will read",
+        )
     _need("llmcompressor", "pip install 'lingraft[compress]' (it wants a GPU)")
     return Settings(to, found, _texts(data, findings))
 
@@ -113,6 +116,12 @@ def _llm_compressor(folder: Path, out: Path, wanted: Settings) -> None:
     from datasets import Dataset
     from llmcompressor import oneshot
 
-    oneshot(model=str(folder), tokenizer=str(folder), recipe=recipe(wanted), output_dir=str(out),
-            dataset=Dataset.from_dict({"text": list(wanted.texts)}), max_seq_length=LENGTH,
-            num_calibration_samples=len(wanted.texts))  # fmt: skip
+    oneshot(
+        model=str(folder),
+        tokenizer=str(folder),
+        recipe=recipe(wanted),
+        output_dir=str(out),
+        dataset=Dataset.from_dict({"text": list(wanted.texts)}),
+        max_seq_length=LENGTH,
+        num_calibration_samples=len(wanted.texts),
+    )

@@ -114,10 +114,21 @@ def _hf(opened: Callable[[], Source], wish: Wish) -> dict[str, Any]:
 
     source = opened()
     if not source.adapters:
-        refuse("unknown-format", f"{source.path} is a model already: there is no adapter to merge",
-               "name an adapter, add --adapter, or use `lingraft convert SRC DST --to hf`", source.path)  # fmt: skip
-    return merge(source.stack.base, source.stack.adapters, wish.out, dtype=wish.type or "keep",
-                 overwrite=wish.overwrite, findings=wish.findings, command=wish.command)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{source.path} is a model already: there is no adapter to merge",
+            "name an adapter, add --adapter, or use `lingraft convert SRC DST --to hf`",
+            source.path,
+        )
+    return merge(
+        source.stack.base,
+        source.stack.adapters,
+        wish.out,
+        dtype=wish.type or "keep",
+        overwrite=wish.overwrite,
+        findings=wish.findings,
+        command=wish.command,
+    )
 
 
 def _quantised(to: str) -> Callable[[Callable[[], Source], Wish], dict[str, Any]]:
@@ -136,9 +147,13 @@ def _quantised(to: str) -> Callable[[Callable[[], Source], Wish], dict[str, Any]
 
 
 TARGETS: dict[str, Callable[[Callable[[], Source], Wish], dict[str, Any]]] = {
-    "gguf": _gguf, "gguf-adapter": _gguf_adapter, "hf": _hf,
-    "bnb": _quantised("bnb"), "awq": _quantised("awq"), "gptq": _quantised("gptq"),
-}  # fmt: skip
+    "gguf": _gguf,
+    "gguf-adapter": _gguf_adapter,
+    "hf": _hf,
+    "bnb": _quantised("bnb"),
+    "awq": _quantised("awq"),
+    "gptq": _quantised("gptq"),
+}
 
 
 def _digest(source: Source, findings: Findings) -> str:

@@ -1,6 +1,6 @@
 """The export stage of a recipe: every file that its `export:` list asks for, into one folder.
 
-    export: [{to: gguf, type: Q8_0}, {to: gguf, type: Q4_K_M}, {to: gguf-adapter}, {to: bnb, type: nf4}]
+export: [{to: gguf, type: Q8_0}, {to: gguf, type: Q4_K_M}, {to: gguf-adapter}, {to: bnb, type: nf4}]
 """
 
 from __future__ import annotations
@@ -25,16 +25,33 @@ class Item(Protocol):
     def data(self) -> Sequence[str]: ...
 
 
-def export_all(final: Path, live: Stack, folder: Path, name: str, wanted: Sequence[Item], findings: Findings,
-               command: Sequence[str] = ()) -> list[dict[str, Any]]:  # fmt: skip
+def export_all(
+    final: Path,
+    live: Stack,
+    folder: Path,
+    name: str,
+    wanted: Sequence[Item],
+    findings: Findings,
+    command: Sequence[str] = (),
+) -> list[dict[str, Any]]:
     """Export the run's final model (for `gguf-adapter`, each of its adapters) and return what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     told = []
     for item in wanted:
         sources = live.adapters if item.to == "gguf-adapter" else (final,)
         for source in sources:
-            told.append(export(source, folder / _name(name, item, source), to=item.to, type=item.type, data=item.data,
-                               overwrite=True, findings=findings, command=command))  # fmt: skip
+            told.append(
+                export(
+                    source,
+                    folder / _name(name, item, source),
+                    to=item.to,
+                    type=item.type,
+                    data=item.data,
+                    overwrite=True,
+                    findings=findings,
+                    command=command,
+                )
+            )
     return told
 
 

@@ -36,14 +36,16 @@ class Source:
     def as_json(self) -> dict[str, Any]:
         """Return what a receipt says about where the weights came from."""
         prints = self.decided.fingerprints if self.decided else ()
-        return {"base": str(self.stack.base),
-                "adapters": [{"path": str(a.path), "fingerprint": p}
-                             for a, p in zip(self.adapters, prints, strict=True)],
-                "applied": list(self.decided.model.applied) if self.decided else []}  # fmt: skip
+        return {
+            "base": str(self.stack.base),
+            "adapters": [{"path": str(a.path), "fingerprint": p} for a, p in zip(self.adapters, prints, strict=True)],
+            "applied": list(self.decided.model.applied) if self.decided else [],
+        }
 
 
-def open_source(model: str | Path, base: str | None, adapters: Sequence[str | Path], findings: Findings,
-                tied: Tied = "auto") -> Source:  # fmt: skip
+def open_source(
+    model: str | Path, base: str | None, adapters: Sequence[str | Path], findings: Findings, tied: Tied = "auto"
+) -> Source:
     """Open what a user named, with everything checked that can be known before the weights are read.
 
     Errors: `not-found`, `base-mismatch`, and everything that refuses a merge.
@@ -65,7 +67,8 @@ def check_base(source: Source, findings: Findings) -> None:
     if source.decided is None or not any(a.lineage for a in source.adapters):
         return
     known = replace(source.decided.inside, fingerprint=fingerprint(source.base.tensors))
-    given = [order.Given(a.path, f, a.lineage)
-             for a, f in zip(source.adapters, source.decided.fingerprints, strict=True)]  # fmt: skip
+    given = [
+        order.Given(a.path, f, a.lineage) for a, f in zip(source.adapters, source.decided.fingerprints, strict=True)
+    ]
     order.check(source.stack.base, known, given, findings)
     findings.settle()

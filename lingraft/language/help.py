@@ -79,8 +79,11 @@ def _formatter(english: type) -> type:
             lead = start + " " * gap if gap >= col_spacing else f"{start}\n{pad}"
             self.write(lead.rstrip() + "\n" if not text else lead + f"\n{pad}".join(wrapped) + "\n")
 
-    return type("ChineseFormatter", (english,), {"write_usage": write_usage, "write_heading": write_heading,
-                                                 "write_text": write_text, "write_dl": write_dl})  # fmt: skip
+    return type(
+        "ChineseFormatter",
+        (english,),
+        {"write_usage": write_usage, "write_heading": write_heading, "write_text": write_text, "write_dl": write_dl},
+    )
 
 
 def noted(text: str) -> str:

@@ -41,10 +41,13 @@ def as_lora(config: Mapping[str, Any], weights: Lazy) -> tuple[dict[str, Any], L
     divisor = float(config.get("init_r") or 0) + _EPSILON
     scales = {re.escape(m): r * (alpha if alpha > 0 else r) / divisor for m, r in ranks.items()}
     return {
-        **config, "peft_type": "LORA", "use_rslora": False, "alpha_pattern": scales,
+        **config,
+        "peft_type": "LORA",
+        "use_rslora": False,
+        "alpha_pattern": scales,
         "rank_pattern": {re.escape(m): r for m, r in ranks.items()},
         "exclude_modules": _without(config.get("exclude_modules"), pruned),
-    }, Lazy(entries)  # fmt: skip
+    }, Lazy(entries)
 
 
 def _module(name: str) -> str:

@@ -24,8 +24,17 @@ CONFIG = "adapter_config.json"
 WRAPPERS = ("_orig_mod.", "module.")  # torch.compile's, and DistributedDataParallel's
 KINDS = ("LORA", "IA3", "TRAINABLE_TOKENS")
 # LoraConfig fields that change a forward pass in ways that no merged weight expresses, or that are not known here.
-UNSUPPORTED = ("alora_invocation_tokens", "use_qalora", "layer_replication", "use_bdlora", "arrow_config",
-               "kasa_config", "monteclora_config", "velora_config", "megatron_config")  # fmt: skip
+UNSUPPORTED = (
+    "alora_invocation_tokens",
+    "use_qalora",
+    "layer_replication",
+    "use_bdlora",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+    "megatron_config",
+)
 
 
 @dataclass(frozen=True)
@@ -95,36 +104,63 @@ def _parse_all(weights: Lazy) -> tuple[list[Part], list[str]]:
 def _supported(adapter: Adapter, findings: Findings) -> bool:
     if adapter.kind not in KINDS:
         # A bottleneck network is lingraft's own: it is not linear, so no weight of the base can hold it.
-        live = "use it live: `lingraft chat ADAPTER`" if adapter.kind == "BOTTLENECK" else (
-            "serve it beside its base with peft")  # fmt: skip
-        findings.problem("unsupported-adapter", f"{adapter.path} is a {adapter.kind} adapter, which is not merged here",
-                         f"{live}; LoRA, DoRA, AdaLoRA, IA3 and trainable tokens can be merged",
-                         adapter.path / CONFIG)  # fmt: skip
+        live = (
+            "use it live: `lingraft chat ADAPTER`"
+            if adapter.kind == "BOTTLENECK"
+            else ("serve it beside its base with peft")
+        )
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path} is a {adapter.kind} adapter, which is not merged here",
+            f"{live}; LoRA, DoRA, AdaLoRA, IA3 and trainable tokens can be merged",
+            adapter.path / CONFIG,
+        )
         return False
     names = [name for name in UNSUPPORTED if adapter.config.get(name)]
     for name in names:
-        findings.problem("unsupported-adapter", f"{adapter.path} uses {name}, which no merged weight expresses",
-                         f"train without {name}, or serve the adapter beside its base", adapter.path / CONFIG)
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path} uses {name}, which no merged weight expresses",
+            f"train without {name}, or serve the adapter beside its base",
+            adapter.path / CONFIG,
+        )
     return not names
 
 
 def _whole(adapter: Adapter, strange: Sequence[str], findings: Findings) -> None:
     if not adapter.weights:
-        findings.problem("empty-tensor", f"{adapter.path} holds no tensor at all",
-                         "save the adapter again: a patched state_dict is known to write such files", adapter.path)
+        findings.problem(
+            "empty-tensor",
+            f"{adapter.path} holds no tensor at all",
+            "save the adapter again: a patched state_dict is known to write such files",
+            adapter.path,
+        )
     empty = [key for key, entry in adapter.weights.entries.items() if 0 in entry.shape]
     for key in empty:
-        findings.problem("empty-tensor", f"{adapter.path}: {key} was saved with shape "
-                         f"{list(adapter.weights.entries[key].shape)}", "gather the parameters before saving (ZeRO-3: "
-                         "stage3_gather_16bit_weights_on_model_save), or merge from the ZeRO state", adapter.path, key)
+        findings.problem(
+            "empty-tensor",
+            f"{adapter.path}: {key} was saved with shape {list(adapter.weights.entries[key].shape)}",
+            "gather the parameters before saving (ZeRO-3: "
+            "stage3_gather_16bit_weights_on_model_save), or merge from the ZeRO state",
+            adapter.path,
+            key,
+        )
     if strange:
-        findings.problem("unused-adapter-tensors", f"{adapter.path}: no meaning is known for {some(strange)}",
-                         "check how the adapter was saved; `lingraft inspect` lists its parts", adapter.path,
-                         strange[0])
+        findings.problem(
+            "unused-adapter-tensors",
+            f"{adapter.path}: no meaning is known for {some(strange)}",
+            "check how the adapter was saved; `lingraft inspect` lists its parts",
+            adapter.path,
+            strange[0],
+        )
     names = {part.adapter for part in adapter.parts if part.adapter}
     if len(names) > 1:
-        findings.problem("unused-adapter-tensors", f"{adapter.path} holds several adapters in one file: "
-                         f"{', '.join(sorted(names))}", "save each with `save_pretrained`", adapter.path)
+        findings.problem(
+            "unused-adapter-tensors",
+            f"{adapter.path} holds several adapters in one file: {', '.join(sorted(names))}",
+            "save each with `save_pretrained`",
+            adapter.path,
+        )
 
 
 def some(names: Sequence[str], limit: int = 50) -> str:

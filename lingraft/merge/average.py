@@ -71,8 +71,11 @@ def average(
     check_free(out, overwrite)
     kinds = [adapters.knows(path) for path in models]
     if any(kinds) and not all(kinds):
-        refuse("config-mismatch", f"{models[kinds.index(True)]} is an adapter, {models[kinds.index(False)]} a model",
-               "average models with models and adapters with adapters")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{models[kinds.index(True)]} is an adapter, {models[kinds.index(False)]} a model",
+            "average models with models and adapters with adapters",
+        )
     if all(kinds):
         return average_adapters(models, out, plan.weights, method, base, overwrite, findings)
     opened = [open_base(path) for path in models]
@@ -83,15 +86,28 @@ def average(
     require_space(out, total)
     with output_directory(out, overwrite) as partial, track("average", total) as advance, Peak() as peak:
         written = hf.write(mean, partial, progress=advance)
-        answer = {"out": str(out), **plan.as_json(), "fingerprint": written.fingerprint, "tensors": len(mean.tensors),
-                  "seconds": round(time.monotonic() - started, 3), "peak_memory": peak.bytes}  # fmt: skip
-        write_json(partial / "manifest.json", {
-            "schema": 1, "stage": "average", **plan.as_json(), "fingerprint": written.fingerprint,
-            "tensors": written.digests, "versions": versions(),
-            "models": [{"path": str(c.path), "fingerprint": fingerprint(c.tensors)} for c in opened],
-            "base": None if below is None else {"path": str(base), "fingerprint": fingerprint(below.tensors)},
-            "allowed": [p.as_json() for p in findings.allowed],
-        })  # fmt: skip
+        answer = {
+            "out": str(out),
+            **plan.as_json(),
+            "fingerprint": written.fingerprint,
+            "tensors": len(mean.tensors),
+            "seconds": round(time.monotonic() - started, 3),
+            "peak_memory": peak.bytes,
+        }
+        write_json(
+            partial / "manifest.json",
+            {
+                "schema": 1,
+                "stage": "average",
+                **plan.as_json(),
+                "fingerprint": written.fingerprint,
+                "tensors": written.digests,
+                "versions": versions(),
+                "models": [{"path": str(c.path), "fingerprint": fingerprint(c.tensors)} for c in opened],
+                "base": None if below is None else {"path": str(base), "fingerprint": fingerprint(below.tensors)},
+                "allowed": [p.as_json() for p in findings.allowed],
+            },
+        )
     return answer
 
 
@@ -105,16 +121,19 @@ def averaged(models: Sequence[Checkpoint], base: Checkpoint | None, plan: Plan, 
     _check_tokenizers(models, lead, findings)
     if findings.problems:
         return lead
-    entries = {name: _mean(name, [one[name] for one in every], None if below is None else below[name], plan, entry)
-               for name, entry in template.items()}  # fmt: skip
+    entries = {
+        name: _mean(name, [one[name] for one in every], None if below is None else below[name], plan, entry)
+        for name, entry in template.items()
+    }
     config = dict(lead.config)
     if "tie_word_embeddings" in config and ends.HEADS[0] in entries:
         config["tie_word_embeddings"] = False
     return Checkpoint(lead.path, lead.format, Lazy(entries), config, lead.side_files, lead.made)
 
 
-def _plan(count: int, weights: Sequence[float] | None, method: str, base: Path | None, density: float | None,
-          seed: int) -> Plan:  # fmt: skip
+def _plan(
+    count: int, weights: Sequence[float] | None, method: str, base: Path | None, density: float | None, seed: int
+) -> Plan:
     given = list(weights) if weights is not None else [1.0] * count
     share = DENSITY.get(method, 1.0) if density is None else density
     for wrong, message in (
@@ -150,38 +169,68 @@ def _has_own_head(checkpoint: Checkpoint, head: str) -> bool:
     return head in entries and not ends.find(Lazy(entries), checkpoint.config).tied
 
 
-def _check(paths: Sequence[Path], every: Sequence[dict[str, Entry]], template: dict[str, Entry], lead: Checkpoint,
-           findings: Findings) -> None:  # fmt: skip
+def _check(
+    paths: Sequence[Path],
+    every: Sequence[dict[str, Entry]],
+    template: dict[str, Entry],
+    lead: Checkpoint,
+    findings: Findings,
+) -> None:
     remedy = "average models of one architecture and vocabulary"
     for path, one in zip(paths, every, strict=True):
-        for names, who, other in ((template.keys() - one.keys(), path, lead.path),
-                                  (one.keys() - template.keys(), lead.path, path)):  # fmt: skip
+        for names, who, other in (
+            (template.keys() - one.keys(), path, lead.path),
+            (one.keys() - template.keys(), lead.path, path),
+        ):
             if names:
-                findings.problem("config-mismatch", f"{who} lacks {len(names)} tensors that {other} has: "
-                                 f"{', '.join(sorted(names)[:4])}", remedy, who, min(names))
+                findings.problem(
+                    "config-mismatch",
+                    f"{who} lacks {len(names)} tensors that {other} has: {', '.join(sorted(names)[:4])}",
+                    remedy,
+                    who,
+                    min(names),
+                )
         for name in template.keys() & one.keys():
             mine, wanted = one[name], template[name]
             if mine.shape != wanted.shape:
-                rows = mine.shape[1:] == wanted.shape[1:] and (embeds(name.removesuffix(".weight"))
-                                                               or name in ends.HEADS)  # fmt: skip
-                findings.problem("vocab-mismatch" if rows else "config-mismatch", f"{path}: {name} is "
-                                 f"{list(mine.shape)}; {lead.path} has {list(wanted.shape)}", remedy, path, name)
+                rows = mine.shape[1:] == wanted.shape[1:] and (
+                    embeds(name.removesuffix(".weight")) or name in ends.HEADS
+                )
+                findings.problem(
+                    "vocab-mismatch" if rows else "config-mismatch",
+                    f"{path}: {name} is {list(mine.shape)}; {lead.path} has {list(wanted.shape)}",
+                    remedy,
+                    path,
+                    name,
+                )
             elif not mine.dtype.is_floating_point:
-                findings.problem("unknown-format", f"{path}: {name} holds integers ({mine.dtype})",
-                                 "average unquantised models", path, name)
+                findings.problem(
+                    "unknown-format",
+                    f"{path}: {name} holds integers ({mine.dtype})",
+                    "average unquantised models",
+                    path,
+                    name,
+                )
 
 
 def _check_tokenizers(models: Sequence[Checkpoint], lead: Checkpoint, findings: Findings) -> None:
     def content(checkpoint: Checkpoint) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in checkpoint.side_files
-                if file.name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")}  # fmt: skip
+        return {
+            file.name: file.read_bytes()
+            for file in checkpoint.side_files
+            if file.name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+        }
 
     wanted = content(lead)
     for model in models:
         differ = [name for name, raw in content(model).items() if wanted.get(name, raw) != raw]
         if differ:
-            findings.warn("tokenizer-mismatch", f"{model.path}: {differ[0]} differs from {lead.path}'s, which is kept",
-                          "check that the same ids mean the same tokens", model.path)
+            findings.warn(
+                "tokenizer-mismatch",
+                f"{model.path}: {differ[0]} differs from {lead.path}'s, which is kept",
+                "check that the same ids mean the same tokens",
+                model.path,
+            )
 
 
 def _mean(name: str, some: Sequence[Entry], base: Entry | None, plan: Plan, like: Entry) -> Entry:

@@ -31,16 +31,26 @@ BASE = "base_model_name_or_path"
 LINEAR = ("lora_A", "lora_B", "embedding_A", "embedding_B", "tokens", "value", "base", "lora_bias")
 
 
-def average_adapters(paths: Sequence[Path], out: Path, weights: Sequence[float], method: str, base: Path | None,
-                     overwrite: bool, findings: Findings) -> dict[str, Any]:  # fmt: skip
+def average_adapters(
+    paths: Sequence[Path],
+    out: Path,
+    weights: Sequence[float],
+    method: str,
+    base: Path | None,
+    overwrite: bool,
+    findings: Findings,
+) -> dict[str, Any]:
     """Write the mean of LoRA adapters; ``weights`` sum to one.
 
     Errors: `unsupported-adapter` (not linear; TIES or DARE), `base-mismatch` (of different chains),
     `config-mismatch`, `missing-adapter-tensors` for a whole tensor that only some adapters bring.
     """
     if method != "linear" or base is not None:
-        refuse("unsupported-adapter", f"{method} with a base trims differences, which adapters of low rank do not hold",
-               "merge each adapter into the base, then average the models")  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"{method} with a base trims differences, which adapters of low rank do not hold",
+            "merge each adapter into the base, then average the models",
+        )
     adapters = [read_adapter(path, findings) for path in paths]
     _check(adapters, findings)
     findings.settle()
@@ -54,16 +64,32 @@ def average_adapters(paths: Sequence[Path], out: Path, weights: Sequence[float],
             shutil.copyfile(file, partial / file.name)
         if (first := adapters[0].lineage) is not None:
             recipe = {"average": {"adapters": [str(p) for p in paths], "weights": list(weights)}}
-            write_lineage(partial, Lineage(first.base, first.base_path, first.adapters, first.quantisation,
-                                           first.tokenizer, recipe))  # fmt: skip
-        write_json(partial / "manifest.json", {
-            "schema": 1, "stage": "average", "method": "linear", "weights": list(weights),
-            "fingerprint": written.fingerprint, "tensors": written.digests, "versions": versions(),
-            "adapters": [{"path": str(a.path), "fingerprint": adapter_fingerprint(a.path)} for a in adapters],
-            "allowed": [p.as_json() for p in findings.allowed],
-        })  # fmt: skip
-    return {"out": str(out), "method": "linear", "weights": list(weights), "fingerprint": written.fingerprint,
-            "tensors": len(tensors), "rank": max(ranks.values(), default=0)}  # fmt: skip
+            write_lineage(
+                partial,
+                Lineage(first.base, first.base_path, first.adapters, first.quantisation, first.tokenizer, recipe),
+            )
+        write_json(
+            partial / "manifest.json",
+            {
+                "schema": 1,
+                "stage": "average",
+                "method": "linear",
+                "weights": list(weights),
+                "fingerprint": written.fingerprint,
+                "tensors": written.digests,
+                "versions": versions(),
+                "adapters": [{"path": str(a.path), "fingerprint": adapter_fingerprint(a.path)} for a in adapters],
+                "allowed": [p.as_json() for p in findings.allowed],
+            },
+        )
+    return {
+        "out": str(out),
+        "method": "linear",
+        "weights": list(weights),
+        "fingerprint": written.fingerprint,
+        "tensors": len(tensors),
+        "rank": max(ranks.values(), default=0),
+    }
 
 
 def _check(adapters: Sequence[Adapter], findings: Findings) -> None:
@@ -72,23 +98,45 @@ def _check(adapters: Sequence[Adapter], findings: Findings) -> None:
         strange = sorted({part.role for part in one.parts} - {*LINEAR, "original", "tokens_original"})
         if one.kind != "LORA" or one.config.get("use_dora") or strange:
             what = "DoRA" if one.config.get("use_dora") else one.kind if one.kind != "LORA" else ", ".join(strange)
-            findings.problem("unsupported-adapter", f"{one.path}: {what} is not linear in its tensors and has no mean",
-                             "merge each adapter into the base, then average the models", one.path)
+            findings.problem(
+                "unsupported-adapter",
+                f"{one.path}: {what} is not linear in its tensors and has no mean",
+                "merge each adapter into the base, then average the models",
+                one.path,
+            )
         for field in SAME:
             if (one.config.get(field) or None) != (first.config.get(field) or None):
-                findings.problem("config-mismatch", f"{one.path}: {field} is {one.config.get(field)}; {first.path} has "
-                                 f"{first.config.get(field)}", "average adapters of one kind", one.path)
+                findings.problem(
+                    "config-mismatch",
+                    f"{one.path}: {field} is {one.config.get(field)}; {first.path} has {first.config.get(field)}",
+                    "average adapters of one kind",
+                    one.path,
+                )
         if token_indices(one.config) != token_indices(first.config):
-            findings.problem("config-mismatch", f"{one.path} trains other token rows than {first.path}",
-                             "merge each adapter into the base, then average the models", one.path)
+            findings.problem(
+                "config-mismatch",
+                f"{one.path} trains other token rows than {first.path}",
+                "merge each adapter into the base, then average the models",
+                one.path,
+            )
         if one.lineage and first.lineage and _chain(one.lineage) != _chain(first.lineage):
-            findings.problem("base-mismatch", f"{one.path} and {first.path} were trained on different models",
-                             "average adapters of one base, at the same place of its chain", one.path)
-        elif not (one.lineage and first.lineage) and one.config.get(BASE) != first.config.get(BASE) \
-                and _base(one) != _base(first):  # fmt: skip
-            findings.problem("base-mismatch", f"{one.path} names the base {one.config.get(BASE)}, {first.path} names "
-                             f"{first.config.get(BASE)}", "average adapters of one base; if both names mean the same "
-                             "model, add --allow base-mismatch", one.path)
+            findings.problem(
+                "base-mismatch",
+                f"{one.path} and {first.path} were trained on different models",
+                "average adapters of one base, at the same place of its chain",
+                one.path,
+            )
+        elif (
+            not (one.lineage and first.lineage)
+            and one.config.get(BASE) != first.config.get(BASE)
+            and _base(one) != _base(first)
+        ):
+            findings.problem(
+                "base-mismatch",
+                f"{one.path} names the base {one.config.get(BASE)}, {first.path} names {first.config.get(BASE)}",
+                "average adapters of one base; if both names mean the same model, add --allow base-mismatch",
+                one.path,
+            )
 
 
 def _base(adapter: Adapter) -> str:
@@ -129,12 +177,18 @@ def _whole(adapters: Sequence[Adapter], weights: Sequence[float], findings: Find
     for target in {name for one in by_target for name in one}:
         lacking = [a for a, one in zip(adapters, by_target, strict=True) if target not in one]
         if lacking:
-            findings.problem("missing-adapter-tensors", f"{lacking[0].path} does not bring {target[1]}, which another "
-                             "adapter saves whole", "merge each adapter into the base, then average the models",
-                             lacking[0].path, target[1])
+            findings.problem(
+                "missing-adapter-tensors",
+                f"{lacking[0].path} does not bring {target[1]}, which another adapter saves whole",
+                "merge each adapter into the base, then average the models",
+                lacking[0].path,
+                target[1],
+            )
             continue
-        some = [a.weights[one[target]].float() * _factor(a, w, target)
-                for a, one, w in zip(adapters, by_target, weights, strict=True)]  # fmt: skip
+        some = [
+            a.weights[one[target]].float() * _factor(a, w, target)
+            for a, one, w in zip(adapters, by_target, weights, strict=True)
+        ]
         tensors[by_target[0][target]] = torch.stack(some).sum(0)
     return tensors
 
@@ -148,5 +202,13 @@ def _config(adapters: Sequence[Adapter], ranks: Mapping[str, int]) -> dict[str, 
     rank = max(ranks.values(), default=1)
     odd = {module: size for module, size in ranks.items() if size != rank}
     saved = sorted({name for a in adapters for name in a.config.get("modules_to_save") or ()})
-    return {**adapters[0].config, "r": rank, "lora_alpha": rank, "rank_pattern": odd, "alpha_pattern": odd,
-            "use_rslora": False, "target_modules": sorted(ranks), "modules_to_save": saved or None}  # fmt: skip
+    return {
+        **adapters[0].config,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "use_rslora": False,
+        "target_modules": sorted(ranks),
+        "modules_to_save": saved or None,
+    }

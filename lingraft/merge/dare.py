@@ -23,8 +23,12 @@ def kept(name: str, model: int, seed: int, shape: tuple[int, ...], start: int, s
     columns = prod(shape[1:])
     key = int.from_bytes(blake3(f"{seed}\t{model}\t{name}".encode()).digest(8), "little")
     first, last = start // ROWS, -(-stop // ROWS)
-    drawn = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, group])).random(
-        (ROWS, columns), dtype=np.float32) for group in range(first, last)]  # fmt: skip
+    drawn = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, group])).random(
+            (ROWS, columns), dtype=np.float32
+        )
+        for group in range(first, last)
+    ]
     rows = np.concatenate(drawn)[start - first * ROWS : stop - first * ROWS]
     return torch.from_numpy(rows < density).reshape(stop - start, *shape[1:])
 

@@ -32,13 +32,28 @@ def _starts_inside(adapter: Adapter) -> bool:
 
 
 DEFECTS = (
-    Defect((0, 15, 0), (0, 15, 1), lambda a: bool(a.config.get("modules_to_save")), "module-not-updated",
-           "may have lost its modules_to_save when it was saved under DeepSpeed ZeRO-3 (peft #2450)"),
-    Defect((0, 17, 0), (0, 17, 1), lambda a: bool(a.config.get("target_parameters")), "missing-adapter-tensors",
-           "may hold wrong target_parameters where several adapters were loaded (peft #2710)"),
-    Defect((0, 18, 1), (0, 18, 2), _starts_inside, "module-not-updated",
-           "may have stopped training at its first converted checkpoint (peft #3290)"),
-)  # fmt: skip
+    Defect(
+        (0, 15, 0),
+        (0, 15, 1),
+        lambda a: bool(a.config.get("modules_to_save")),
+        "module-not-updated",
+        "may have lost its modules_to_save when it was saved under DeepSpeed ZeRO-3 (peft #2450)",
+    ),
+    Defect(
+        (0, 17, 0),
+        (0, 17, 1),
+        lambda a: bool(a.config.get("target_parameters")),
+        "missing-adapter-tensors",
+        "may hold wrong target_parameters where several adapters were loaded (peft #2710)",
+    ),
+    Defect(
+        (0, 18, 1),
+        (0, 18, 2),
+        _starts_inside,
+        "module-not-updated",
+        "may have stopped training at its first converted checkpoint (peft #3290)",
+    ),
+)
 
 
 def warn(adapter: Adapter, findings: Findings) -> None:
@@ -46,9 +61,12 @@ def warn(adapter: Adapter, findings: Findings) -> None:
     version = saved_by(adapter)
     for defect in DEFECTS:
         if version is not None and defect.first <= version < defect.fixed and defect.concerns(adapter):
-            findings.warn(defect.code, f"{adapter.path} was saved by peft {'.'.join(map(str, version))} and "
-                                       f"{defect.what}",
-                          "verify it: lingraft verify ADAPTER --base BASE", adapter.path)
+            findings.warn(
+                defect.code,
+                f"{adapter.path} was saved by peft {'.'.join(map(str, version))} and {defect.what}",
+                "verify it: lingraft verify ADAPTER --base BASE",
+                adapter.path,
+            )
 
 
 def saved_by(adapter: Adapter) -> Version | None:

@@ -53,8 +53,11 @@ def difference(tuned: Checkpoint, base: Checkpoint, findings: Findings) -> Diffe
         elif tied and theirs.head and theirs.head != theirs.embedding:
             these.pop(theirs.head, None)
     _check(tuned.path, base.path, old, new, ends, findings)
-    classifiers = {_head(name) for name, entry in new.items()  # peft saves their heads whole
-                   if _head(name) in NEW_HEADS and (name not in old or not _equal(entry, old[name]))}  # fmt: skip
+    classifiers = {
+        _head(name)
+        for name, entry in new.items()  # peft saves their heads whole
+        if _head(name) in NEW_HEADS and (name not in old or not _equal(entry, old[name]))
+    }
     low_rank: list[str] = []
     whole: list[str] = []
     rows: dict[str, tuple[int, ...]] = {}
@@ -68,8 +71,12 @@ def difference(tuned: Checkpoint, base: Checkpoint, findings: Findings) -> Diffe
         elif not _equal(entry, below):
             linear = len(entry.shape) == 2 and name.endswith(".weight") and not embeds(name.removesuffix(".weight"))
             (low_rank if linear and name.split(".")[-2] not in TABLES else whole).append(name)
-    if new_ends.head in rows and not tied and new[new_ends.head].shape == old[new_ends.head].shape \
-            and len(rows[new_ends.head]) > new[new_ends.head].shape[0] // 2:  # fmt: skip
+    if (
+        new_ends.head in rows
+        and not tied
+        and new[new_ends.head].shape == old[new_ends.head].shape
+        and len(rows[new_ends.head]) > new[new_ends.head].shape[0] // 2
+    ):
         del rows[new_ends.head]  # a head that changed all over is a linear layer like another
         low_rank.append(str(new_ends.head))
     if old_ends.tied and not tied:  # the adapter that unties brings both ends whole
@@ -86,29 +93,46 @@ def _entries(checkpoint: Checkpoint) -> dict[str, Entry]:
     return {name: header(checkpoint.tensors, name) for name in checkpoint.tensors if not is_buffer(name)}
 
 
-def _check(tuned: Path, base: Path, old: Mapping[str, Entry], new: Mapping[str, Entry], ends: set[str],
-           findings: Findings) -> None:  # fmt: skip
+def _check(
+    tuned: Path, base: Path, old: Mapping[str, Entry], new: Mapping[str, Entry], ends: set[str], findings: Findings
+) -> None:
     remedy = "give the model that the fine-tune began from"
     lost = [name for name in old if name not in new]
     strange = [name for name in new if name not in old and name.split(".")[0] not in NEW_HEADS]
     for names, where in ((lost, tuned), (strange, base)):
         if names:
-            findings.problem("base-mismatch", f"{where} lacks {len(names)} tensors that the other has: "
-                             f"{', '.join(sorted(names)[:4])}", remedy, where, sorted(names)[0])
+            findings.problem(
+                "base-mismatch",
+                f"{where} lacks {len(names)} tensors that the other has: {', '.join(sorted(names)[:4])}",
+                remedy,
+                where,
+                sorted(names)[0],
+            )
     for name in new.keys() & old.keys():
         grown = name in ends and new[name].shape[1:] == old[name].shape[1:] and new[name].shape[0] >= old[name].shape[0]
         if new[name].shape != old[name].shape and not grown:
-            findings.problem("base-mismatch", f"{name} is {list(new[name].shape)} in {tuned} and "
-                             f"{list(old[name].shape)} in {base}", remedy, base, name)
+            findings.problem(
+                "base-mismatch",
+                f"{name} is {list(new[name].shape)} in {tuned} and {list(old[name].shape)} in {base}",
+                remedy,
+                base,
+                name,
+            )
         elif not new[name].dtype.is_floating_point or not old[name].dtype.is_floating_point:
-            findings.problem("unknown-format", f"{name} holds integers: quantised weights have no difference",
-                             "extract from the unquantised models", base, name)
+            findings.problem(
+                "unknown-format",
+                f"{name} holds integers: quantised weights have no difference",
+                "extract from the unquantised models",
+                base,
+                name,
+            )
     findings.settle()
 
 
 def _equal(one: Entry, other: Entry) -> bool:
-    return all(torch.equal(one.read(a, b).float(), other.read(a, b).float())
-               for a, b in row_blocks(one.shape, 4, BLOCK))  # fmt: skip
+    return all(
+        torch.equal(one.read(a, b).float(), other.read(a, b).float()) for a, b in row_blocks(one.shape, 4, BLOCK)
+    )
 
 
 def _changed_rows(new: Entry, old: Entry) -> tuple[int, ...]:

@@ -20,14 +20,39 @@ from lingraft.problems import Findings
 from lingraft.weights.tensors import Entry, Lazy
 
 Tied = Literal["auto", "tie", "untie"]
-HEADS = ("lm_head.weight", "embed_out.weight", "cls.predictions.decoder.weight", "lm_head.decoder.weight",
-         "predictions.decoder.weight")  # fmt: skip
+HEADS = (
+    "lm_head.weight",
+    "embed_out.weight",
+    "cls.predictions.decoder.weight",
+    "lm_head.decoder.weight",
+    "predictions.decoder.weight",
+)
 # transformers ties these biases together with the head, so that an untied head needs both on disk.
-BIASES = {"cls.predictions.decoder.weight": ("cls.predictions.bias", "cls.predictions.decoder.bias"),
-          "lm_head.decoder.weight": ("lm_head.bias", "lm_head.decoder.bias")}  # fmt: skip
-UNTIED = frozenset({"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi", "phi3",
-                    "gpt_neox", "internlm2", "stablelm",
-                    "olmo", "olmo2", "baichuan", "deepseek_v2", "deepseek_v3"})  # fmt: skip
+BIASES = {
+    "cls.predictions.decoder.weight": ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+    "lm_head.decoder.weight": ("lm_head.bias", "lm_head.decoder.bias"),
+}
+UNTIED = frozenset(
+    {
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "phi",
+        "phi3",
+        "gpt_neox",
+        "internlm2",
+        "stablelm",
+        "olmo",
+        "olmo2",
+        "baichuan",
+        "deepseek_v2",
+        "deepseek_v3",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +66,11 @@ class Ends:
 
 def find(weights: Lazy, config: Mapping[str, Any]) -> Ends:
     """Find both ends. Tied is what transformers would tie: the config asks for it, and no other head is stored."""
-    names = [name for name, entry in weights.entries.items()
-             if name.endswith(".weight") and embeds(name.removesuffix(".weight")) and len(entry.shape) == 2]
+    names = [
+        name
+        for name, entry in weights.entries.items()
+        if name.endswith(".weight") and embeds(name.removesuffix(".weight")) and len(entry.shape) == 2
+    ]
     embedding = min(names, key=lambda name: (name.count("."), name), default=None)
     stored = next((name for name in weights if name in HEADS), None)
     head = stored or _by_class(config)
@@ -88,8 +116,15 @@ class Settled:
     config: Mapping[str, Any]
 
 
-def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mapping[str, Sequence[Update]],
-           wish: Tied, who: str, findings: Findings) -> Settled:  # fmt: skip
+def settle(
+    weights: Lazy,
+    ends: Ends,
+    config: Mapping[str, Any],
+    updates: Mapping[str, Sequence[Update]],
+    wish: Tied,
+    who: str,
+    findings: Findings,
+) -> Settled:
     """Decide what becomes of a tie after one adapter's updates.
 
     Nothing changed, or both changed alike: still tied. Both changed, differing: untied knowingly. One alone: the live
@@ -107,15 +142,24 @@ def settle(weights: Lazy, ends: Ends, config: Mapping[str, Any], updates: Mappin
         return _one(weights, ends, config, ends.embedding if first or not last else ends.head)
     if first and last:
         if wish == "tie":
-            findings.problem("tied-head-conflict", f"{who} brings {ends.embedding} and {ends.head}, and they "
-                                                   "differ: they "
-                             "cannot be tied", "leave out --tie; the model is then untied, as it ran", who, ends.head)
+            findings.problem(
+                "tied-head-conflict",
+                f"{who} brings {ends.embedding} and {ends.head}, and they differ: they cannot be tied",
+                "leave out --tie; the model is then untied, as it ran",
+                who,
+                ends.head,
+            )
         return _untied(weights, ends, config)
     changed = ends.embedding if first else ends.head
     if wish == "auto":
-        findings.problem("tied-head-conflict", f"{who} changes {changed} alone, and the base ties embedding and head: "
-                         "the model that was trained had two different ones", "--untie keeps it as it ran; --tie uses "
-                         f"{changed} for both", who, changed)  # fmt: skip
+        findings.problem(
+            "tied-head-conflict",
+            f"{who} changes {changed} alone, and the base ties embedding and head: "
+            "the model that was trained had two different ones",
+            f"--untie keeps it as it ran; --tie uses {changed} for both",
+            who,
+            changed,
+        )
     return _one(weights, ends, config, changed) if wish == "tie" else _untied(weights, ends, config)
 
 

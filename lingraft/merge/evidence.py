@@ -55,9 +55,14 @@ def check_rows(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) 
             continue
         found, count = correlation(below, value)
         if found < 0.02 + SURE / count**0.5:
-            findings.problem("base-mismatch", f"{adapter.path}: its {name} does not correlate with the base's "
-                             f"({found:+.3f}; rows that training started from stay near 1)",
-                             "merge into the base that the adapter was trained on", adapter.path, name)
+            findings.problem(
+                "base-mismatch",
+                f"{adapter.path}: its {name} does not correlate with the base's "
+                f"({found:+.3f}; rows that training started from stay near 1)",
+                "merge into the base that the adapter was trained on",
+                adapter.path,
+                name,
+            )
 
 
 def correlation(one: Entry, other: Entry) -> tuple[float, int]:
@@ -75,10 +80,13 @@ def check_inside(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings
         return  # the base is part of what such an adapter stores: it correlates by design
     found = projection(made.deltas, weights)
     if found is not None and found.inside:
-        findings.problem("already-merged", f"{adapter.path} is inside the base already: the base's projection on its "
-                         f"difference is {found.value:.2f} ± {found.error:.2f} (1 where it is inside, 0 where it "
-                         "is not)",
-                         "leave this adapter out, or take the base without it", adapter.path)
+        findings.problem(
+            "already-merged",
+            f"{adapter.path} is inside the base already: the base's projection on its difference is {found.value:.2f} "
+            f"± {found.error:.2f} (1 where it is inside, 0 where it is not)",
+            "leave this adapter out, or take the base without it",
+            adapter.path,
+        )
 
 
 def projection(deltas: Mapping[str, LowRank | LowRankEmbedding], weights: Lazy) -> Projection | None:
@@ -141,13 +149,21 @@ def check_named_base(adapter: Adapter, weights: Lazy, made: Plan, first: bool, f
     names = [name for name in made.deltas if name in others and name in weights.entries]
     worst = min((_kinship(weights.entries[n], others, n) for n in names[:: max(1, len(names) // 6)]), default=1.0)
     if worst < 0.5:
-        findings.problem("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
-                                          "weights are "
-                         f"unrelated to this base's (correlation {worst:+.3f})", f"merge into {folder}", adapter.path)
+        findings.problem(
+            "base-mismatch",
+            f"{adapter.path} was trained on {folder} (adapter_config.json), whose weights are unrelated to this "
+            f"base's (correlation {worst:+.3f})",
+            f"merge into {folder}",
+            adapter.path,
+        )
     elif worst < 0.9999 and first:
-        findings.warn("base-mismatch", f"{adapter.path} was trained on {folder} (adapter_config.json), whose "
-                                       "weights differ "
-                      f"from this base's (correlation {worst:.4f})", f"merge into {folder} to be exact", adapter.path)
+        findings.warn(
+            "base-mismatch",
+            f"{adapter.path} was trained on {folder} (adapter_config.json), whose weights differ from this base's "
+            f"(correlation {worst:.4f})",
+            f"merge into {folder} to be exact",
+            adapter.path,
+        )
 
 
 def _kinship(entry: Entry, others: Mapping[str, Tensor], name: str) -> float:
@@ -176,9 +192,13 @@ def _check_step(one: Adapter, two: Adapter, first: Plan, second: Plan, base: Laz
         w, x, y = (_sample(entry, rows) for entry in (base.entries[name], first.replaced[name], second.replaced[name]))
         sure = SURE / w.numel() ** 0.5
         if _cosine(w - x, y - x) > 0.1 + sure and _cosine(w - y, x - y) < sure:
-            findings.problem("wrong-order", f"the rows of {name} in {one.path} were trained from those in {two.path}, "
-                             "not the other way round", f"give them in this order: {two.path} {one.path}", one.path,
-                             name)
+            findings.problem(
+                "wrong-order",
+                f"the rows of {name} in {one.path} were trained from those in {two.path}, not the other way round",
+                f"give them in this order: {two.path} {one.path}",
+                one.path,
+                name,
+            )
             return
 
 

@@ -58,8 +58,10 @@ class FusedDelta:
         count, out = below.shape[0], self.b.shape[0]
 
         def read(start: int, stop: int | None) -> Tensor:
-            deltas = [ExpertDelta(self.a, self.b, self.scale, count, e).rows(0, out)
-                      for e in range(start, count if stop is None else stop)]
+            deltas = [
+                ExpertDelta(self.a, self.b, self.scale, count, e).rows(0, out)
+                for e in range(start, count if stop is None else stop)
+            ]
             return torch.stack([d.T if self.transposed else d for d in deltas]).add_(below.read(start, stop))
 
         return Entry(torch.float32, below.shape, read)
@@ -78,8 +80,11 @@ def fused_leaves(adapter: Adapter, part: Part) -> list[str]:
     if part.role not in ("lora_A", "lora_B"):
         return []
     targets = [str(t).rpartition(".") for t in adapter.config.get("target_parameters") or ()]
-    return [leaf for module, _, leaf in targets if leaf not in ("weight", "bias")
-            and (not module or listed(container(part), [module]))]  # fmt: skip
+    return [
+        leaf
+        for module, _, leaf in targets
+        if leaf not in ("weight", "bias") and (not module or listed(container(part), [module]))
+    ]
 
 
 def stored(module: str, leaf: str, weights: Lazy, rename: Renaming) -> list[list[str]]:
@@ -116,8 +121,9 @@ def place(adapter: Adapter, pair: tuple[Part, Part], weights: Lazy, rename: Rena
     return None
 
 
-def _fit(a: Entry, b: Entry, scale: float, names: list[list[str]], weights: Lazy,
-         model_type: str) -> list[tuple[str, ExpertDelta | FusedDelta]]:  # fmt: skip
+def _fit(
+    a: Entry, b: Entry, scale: float, names: list[list[str]], weights: Lazy, model_type: str
+) -> list[tuple[str, ExpertDelta | FusedDelta]]:
     first = weights.entries[names[0][0]]
     if len(first.shape) == 3:
         swapped = model_type in TRANSPOSED
@@ -126,5 +132,8 @@ def _fit(a: Entry, b: Entry, scale: float, names: list[list[str]], weights: Lazy
     rows = [weights.entries[name].shape[0] for name in names[0]]
     if sum(rows) != b.shape[0] or first.shape[1] != a.shape[1] or a.shape[0] % len(names):
         return []
-    return [(name, ExpertDelta(a, b, scale, len(names), expert, sum(rows[:i])))
-            for expert, pieces in enumerate(names) for i, name in enumerate(pieces)]  # fmt: skip
+    return [
+        (name, ExpertDelta(a, b, scale, len(names), expert, sum(rows[:i])))
+        for expert, pieces in enumerate(names)
+        for i, name in enumerate(pieces)
+    ]

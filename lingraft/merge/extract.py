@@ -50,8 +50,13 @@ class Kept:
 
     def as_json(self, name: str) -> dict[str, Any]:
         """Return the fields that the report lists."""
-        return {"name": name, "rank": int(self.a.shape[0]), "energy": round(self.energy, 6),
-                "rel_norm": self.rel_norm, "max_abs_error": self.max_abs_error}  # fmt: skip
+        return {
+            "name": name,
+            "rank": int(self.a.shape[0]),
+            "energy": round(self.energy, 6),
+            "rel_norm": self.rel_norm,
+            "max_abs_error": self.max_abs_error,
+        }
 
 
 def extract(
@@ -76,8 +81,12 @@ def extract(
     found = difference(above, below, findings)
     findings.settle()
     if found.nothing:
-        refuse("untrained-adapter", f"{tuned} equals {base}: there is nothing to extract", "give the fine-tuned model",
-               tuned)  # fmt: skip
+        refuse(
+            "untrained-adapter",
+            f"{tuned} equals {base}: there is nothing to extract",
+            "give the fine-tuned model",
+            tuned,
+        )
     conv = below.config.get("model_type") in CONV1D
     live = _live(below, found)
     kept = _low_rank(found, live, conv, rank, energy, findings)
@@ -89,9 +98,15 @@ def extract(
         for file in above.side_files:
             if file.name != "generation_config.json":
                 shutil.copyfile(file, partial / file.name)
-        write_lineage(partial, Lineage(fingerprint(below.tensors), str(base.resolve()),
-                                       tokenizer=tokenizer_digest(partial),
-                                       recipe={"extract": {"tuned": str(tuned), "rank": rank, "energy": energy}}))
+        write_lineage(
+            partial,
+            Lineage(
+                fingerprint(below.tensors),
+                str(base.resolve()),
+                tokenizer=tokenizer_digest(partial),
+                recipe={"extract": {"tuned": str(tuned), "rank": rank, "energy": energy}},
+            ),
+        )
     return _report(out, found, kept)
 
 
@@ -106,8 +121,9 @@ def _live(base: Checkpoint, found: Difference) -> Mapping[str, str]:
     return {name: name if name.split(".")[0] in outside else body + name for name in names}
 
 
-def _low_rank(found: Difference, live: Mapping[str, str], conv: bool, rank: int | None, energy: float | None,
-              findings: Findings) -> dict[str, Kept]:  # fmt: skip
+def _low_rank(
+    found: Difference, live: Mapping[str, str], conv: bool, rank: int | None, energy: float | None, findings: Findings
+) -> dict[str, Kept]:
     kept: dict[str, Kept] = {}
     dot = sizes = 0.0
     with track("extract", len(found.low_rank), "tensors") as advance:
@@ -126,8 +142,11 @@ def _low_rank(found: Difference, live: Mapping[str, str], conv: bool, rank: int 
             kept[name] = Kept(live[name].removesuffix(".weight"), factors.a, factors.b, factors.energy, rel, error)
             advance(1)
     if sizes and dot / sizes < UNRELATED:
-        findings.problem("base-mismatch", f"the two models' weights do not correlate (cosine {dot / sizes:.3f}): "
-                         "one was not trained from the other", "give the model that the fine-tune began from")
+        findings.problem(
+            "base-mismatch",
+            f"the two models' weights do not correlate (cosine {dot / sizes:.3f}): one was not trained from the other",
+            "give the model that the fine-tune began from",
+        )
     return kept
 
 
@@ -170,24 +189,36 @@ def _by_rows(found: Difference) -> bool:
     return found.tied or all(2 * len(rows) < found.tuned[n].shape[0] for n, rows in found.rows.items())
 
 
-def _config(tuned: Checkpoint, base: Path, found: Difference, kept: Mapping[str, Kept], live: Mapping[str, str],
-            conv: bool) -> dict[str, Any]:  # fmt: skip
+def _config(
+    tuned: Checkpoint, base: Path, found: Difference, kept: Mapping[str, Kept], live: Mapping[str, str], conv: bool
+) -> dict[str, Any]:
     modules = {one.module: int(one.a.shape[0]) for one in kept.values()}
     rank = max(modules.values(), default=1)
     odd = {module: size for module, size in modules.items() if size != rank}
-    tokens = {live[name].removesuffix(".weight"): list(rows) for name, rows in found.rows.items()
-              if _by_rows(found)}  # fmt: skip
+    tokens = {live[name].removesuffix(".weight"): list(rows) for name, rows in found.rows.items() if _by_rows(found)}
     saved = [live[name].removesuffix(".weight") for name in found.rows if not _by_rows(found)]
     biases = [name for name in found.whole if name.endswith(".bias") and not _is_saved(found, name)]
     saved += [live[name].rpartition(".")[0] for name in found.whole if name not in biases]
     architecture = str((tuned.config.get("architectures") or ["?"])[0])
     return {
-        "peft_type": "LORA", "task_type": _task(architecture, saved), "base_model_name_or_path": str(base.resolve()),
-        "inference_mode": True, "r": rank, "lora_alpha": rank, "lora_dropout": 0.0, "init_lora_weights": True,
-        "target_modules": _targets(modules, found, live), "rank_pattern": odd, "alpha_pattern": odd,
-        "modules_to_save": sorted(set(saved)) or None, "fan_in_fan_out": conv, "bias": "all" if biases else "none",
-        "trainable_token_indices": tokens or None, "use_rslora": False, "use_dora": False,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": _task(architecture, saved),
+        "base_model_name_or_path": str(base.resolve()),
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "init_lora_weights": True,
+        "target_modules": _targets(modules, found, live),
+        "rank_pattern": odd,
+        "alpha_pattern": odd,
+        "modules_to_save": sorted(set(saved)) or None,
+        "fan_in_fan_out": conv,
+        "bias": "all" if biases else "none",
+        "trainable_token_indices": tokens or None,
+        "use_rslora": False,
+        "use_dora": False,
+    }
 
 
 def _is_saved(found: Difference, name: str) -> bool:
@@ -212,8 +243,13 @@ def _targets(modules: Mapping[str, int], found: Difference, live: Mapping[str, s
 
 def _task(architecture: str, saved: Iterable[str]) -> str | None:
     """Name peft's task; of a classifier only with its head: peft would ask the adapter for it."""
-    tasks = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "CausalLM": "CAUSAL_LM",
-             "QuestionAnswering": "QUESTION_ANS", "LMHeadModel": "CAUSAL_LM"}  # fmt: skip
+    tasks = {
+        "SequenceClassification": "SEQ_CLS",
+        "TokenClassification": "TOKEN_CLS",
+        "CausalLM": "CAUSAL_LM",
+        "QuestionAnswering": "QUESTION_ANS",
+        "LMHeadModel": "CAUSAL_LM",
+    }
     found = next((task for ending, task in tasks.items() if architecture.endswith(ending)), None)
     return found if found in (None, "CAUSAL_LM") or set(saved) & {*NEW_HEADS} else None
 
@@ -222,12 +258,14 @@ def _report(out: Path, found: Difference, kept: Mapping[str, Kept]) -> dict[str,
     energies = [(one.energy, _energy(found, name)) for name, one in kept.items()]
     total = sum(size for _, size in energies)
     return {
-        "out": str(out), "tensors": [one.as_json(name) for name, one in kept.items()],
+        "out": str(out),
+        "tensors": [one.as_json(name) for name, one in kept.items()],
         "energy": round(sum(share * size for share, size in energies) / total, 6) if total else 1.0,
         "max_abs_error": max((one.max_abs_error for one in kept.values()), default=0.0),
-        "saved": sorted(_names(found)), "rows": {name: len(rows) for name, rows in found.rows.items()},
+        "saved": sorted(_names(found)),
+        "rows": {name: len(rows) for name, rows in found.rows.items()},
         "parameters": sum(one.a.numel() + one.b.numel() for one in kept.values()),
-    }  # fmt: skip
+    }
 
 
 def _names(found: Difference) -> Iterable[str]:
@@ -237,5 +275,7 @@ def _names(found: Difference) -> Iterable[str]:
 def _energy(found: Difference, name: str) -> float:
     """Return ‖tuned − base‖² of one tensor, in blocks."""
     new, old = found.tuned[name], found.base[name]
-    return sum(float((new.read(a, b).float() - old.read(a, b).float()).double().square().sum())
-               for a, b in row_blocks(new.shape, 4, BLOCK))  # fmt: skip
+    return sum(
+        float((new.read(a, b).float() - old.read(a, b).float()).double().square().sum())
+        for a, b in row_blocks(new.shape, 4, BLOCK)
+    )

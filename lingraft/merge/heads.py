@@ -15,8 +15,11 @@ from lingraft.merge.names import heads
 from lingraft.problems import Findings
 from lingraft.weights.tensors import Entry, Lazy
 
-TASKS = {"SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification",
-         "QUESTION_ANS": "ForQuestionAnswering"}  # fmt: skip
+TASKS = {
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}
 PROBE = 7919  # a number of labels that no width of a model is
 KINDS = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration", "Model")
 
@@ -30,8 +33,9 @@ class NewHead:
     left_out: tuple[str, ...] = ()
 
 
-def apply_head(adapter: Adapter, new: list[str], weights: Lazy, config: Mapping[str, Any], rename: Renaming,
-               findings: Findings) -> NewHead:  # fmt: skip
+def apply_head(
+    adapter: Adapter, new: list[str], weights: Lazy, config: Mapping[str, Any], rename: Renaming, findings: Findings
+) -> NewHead:
     """Turn a language model into the class that the adapter was trained as, where it brings a head of its own.
 
     ``new`` lists the tensors that the base does not have. Problem: `missing-adapter-tensors` where the class needs a
@@ -74,8 +78,11 @@ def class_of(adapter: Adapter, config: Mapping[str, Any]) -> str | None:
 def _labelled(config: dict[str, Any], labels: int) -> dict[str, Any]:
     if len(config.get("id2label") or {}) == labels:
         return config
-    return {**config, "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
-            "label2id": {f"LABEL_{i}": i for i in range(labels)}}  # fmt: skip
+    return {
+        **config,
+        "id2label": {str(i): f"LABEL_{i}" for i in range(labels)},
+        "label2id": {f"LABEL_{i}": i for i in range(labels)},
+    }
 
 
 def _empty(kind: str, config: Mapping[str, Any], adapter: Adapter, findings: Findings) -> Any:
@@ -85,9 +92,12 @@ def _empty(kind: str, config: Mapping[str, Any], adapter: Adapter, findings: Fin
 
     model = getattr(transformers, kind, None)
     if model is None:
-        findings.problem("unsupported-adapter", f"{adapter.path} was trained as {kind}, which transformers does "
-                                                "not have",
-                         "merge it with peft", adapter.path)
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path} was trained as {kind}, which transformers does not have",
+            "merge it with peft",
+            adapter.path,
+        )
         return None
     try:
         with torch.device("meta"):
@@ -107,11 +117,21 @@ def _check_complete(model: Any, weights: Lazy, strange: list[str], adapter: Adap
     from lingraft.weights.live import parameters
 
     if strange:
-        findings.problem("unused-adapter-tensors", f"{adapter.path}: {type(model).__name__} has no {some(strange)}",
-                         "merge into the model that the adapter was trained on", adapter.path, strange[0])
+        findings.problem(
+            "unused-adapter-tensors",
+            f"{adapter.path}: {type(model).__name__} has no {some(strange)}",
+            "merge into the model that the adapter was trained on",
+            adapter.path,
+            strange[0],
+        )
     expected = set(model.state_dict()) - set(parameters(model, weights))
     lost = sorted(name for name in expected if not name.endswith(("position_ids", "token_type_ids")))
     if lost:
-        findings.problem("missing-adapter-tensors", f"{type(model).__name__} needs {some(lost)}, which neither the "
-                         f"base nor {adapter.path} has: training drew it at random, and the adapter did not keep it",
-                         "train with it in modules_to_save", adapter.path, lost[0])
+        findings.problem(
+            "missing-adapter-tensors",
+            f"{type(model).__name__} needs {some(lost)}, which neither the "
+            f"base nor {adapter.path} has: training drew it at random, and the adapter did not keep it",
+            "train with it in modules_to_save",
+            adapter.path,
+            lost[0],
+        )

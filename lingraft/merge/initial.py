@@ -24,9 +24,10 @@ from lingraft.weights.tensors import Entry, Lazy, Tensor
 Start = Literal["pissa", "olora"]
 # Starts that nobody can compute again from the base alone: drawn at random, or from data that is not saved.
 LOST = ("pissa_niter", "corda", "lora_ga", "loftq")
-REMEDY = ("save it with `save_pretrained(path_initial_model_for_weight_conversion=…)`, or merge into the residual "
-          "base that "
-          "training saved")  # fmt: skip
+REMEDY = (
+    "save it with `save_pretrained(path_initial_model_for_weight_conversion=…)`, or merge into the residual base "
+    "that training saved"
+)
 
 
 @dataclass(frozen=True)
@@ -78,15 +79,22 @@ def take_out(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) ->
         return
     deltas = {name: delta for name, delta in made.deltas.items() if isinstance(delta, LowRank)}
     if not deltas or _is_residual(start, deltas, weights):
-        findings.warn("base-mismatch", f"{adapter.path} began inside its base ({start}), and this base holds "
-                                       "nothing of it: "
-                      "it is taken for the residual that training saved", "merge into that residual base only",
-                      adapter.path)
+        findings.warn(
+            "base-mismatch",
+            f"{adapter.path} began inside its base ({start}), and this base holds nothing of it: it is taken for the "
+            "residual that training saved",
+            "merge into that residual base only",
+            adapter.path,
+        )
         return
     if start not in ("pissa", "olora") or (start == "olora" and any(delta.transposed for delta in deltas.values())):
-        findings.problem("unsupported-adapter", f"{adapter.path} began at {start}, which cannot be computed again "
-                                                "from the "
-                         "base: the model that was trained is not base + adapter", REMEDY, adapter.path)
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path} began at {start}, which cannot be computed again from the base: the model that was "
+            "trained is not base + adapter",
+            REMEDY,
+            adapter.path,
+        )
         return
     for name, delta in deltas.items():
         kind: Start = "pissa" if start == "pissa" else "olora"
@@ -111,6 +119,10 @@ def _moved(adapter: Adapter, weights: Lazy, made: Plan, name: str, findings: Fin
     taken = below.read(0, None).float() - residual.onto(below).read(0, None)
     left = float((delta.rows(0, below.shape[0]) - taken).norm()) / max(float(taken.norm()), 1e-30)
     if left < 1e-5:
-        findings.problem("untrained-adapter", f"{adapter.path} was never trained: {name} still is the "
-                                              f"{residual.start} start",
-                         "merge the directory that training wrote, after at least one step", adapter.path, name)
+        findings.problem(
+            "untrained-adapter",
+            f"{adapter.path} was never trained: {name} still is the {residual.start} start",
+            "merge the directory that training wrote, after at least one step",
+            adapter.path,
+            name,
+        )

@@ -23,9 +23,18 @@ from lingraft.weights.tensors import Lazy
 FILE = "lingraft.json"
 SCHEMA = 1
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json", "spiece.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "spiece.model",
+)
 # The only fields of a base's config that an adapter may change: anything else (auto_map …) could bring code along.
 CHANGEABLE = ("max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta")
 PACKAGES = ("lingraft", "torch", "transformers", "peft", "safetensors", "tokenizers")
@@ -67,8 +76,12 @@ def read_lineage(adapter: Path) -> Lineage | None:
     value = read_json(path)
     try:
         if int(value["schema"]) > SCHEMA:
-            refuse("corrupt-file", f"{path} has schema {value['schema']}; this lingraft reads up to {SCHEMA}",
-                   "update lingraft", path)  # fmt: skip
+            refuse(
+                "corrupt-file",
+                f"{path} has schema {value['schema']}; this lingraft reads up to {SCHEMA}",
+                "update lingraft",
+                path,
+            )
         chain = value["chain"]
         return Lineage(
             base=str(chain["base"]),
@@ -81,22 +94,32 @@ def read_lineage(adapter: Path) -> Lineage | None:
             versions=value.get("versions") or {},
         )
     except (KeyError, TypeError, ValueError) as error:
-        refuse("corrupt-file", f"{path} is no lineage file: {error!r}",
-               "restore it, or delete it to merge by evidence instead", path)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{path} is no lineage file: {error!r}",
+            "restore it, or delete it to merge by evidence instead",
+            path,
+        )
 
 
 def write_lineage(adapter: Path, lineage: Lineage) -> None:
     """Write lingraft.json into an adapter directory, complete or not at all."""
-    write_json(adapter / FILE, {
-        "schema": SCHEMA,
-        "chain": {"base": lineage.base, "base_path": lineage.base_path,
-                  "adapters": [{"fingerprint": a.fingerprint, "path": a.path} for a in lineage.adapters]},
-        "quantisation": None if lineage.quantisation is None else dict(lineage.quantisation),
-        "tokenizer": lineage.tokenizer,
-        "recipe": dict(lineage.recipe),
-        **({"config": dict(lineage.config)} if lineage.config else {}),
-        "versions": dict(lineage.versions or versions()),
-    })  # fmt: skip
+    write_json(
+        adapter / FILE,
+        {
+            "schema": SCHEMA,
+            "chain": {
+                "base": lineage.base,
+                "base_path": lineage.base_path,
+                "adapters": [{"fingerprint": a.fingerprint, "path": a.path} for a in lineage.adapters],
+            },
+            "quantisation": None if lineage.quantisation is None else dict(lineage.quantisation),
+            "tokenizer": lineage.tokenizer,
+            "recipe": dict(lineage.recipe),
+            **({"config": dict(lineage.config)} if lineage.config else {}),
+            "versions": dict(lineage.versions or versions()),
+        },
+    )
 
 
 def tokenizer_digest(folder: Path) -> str | None:
@@ -131,10 +154,18 @@ def home(adapter: Path) -> Path:
         return found
     below = sorted(file.parent for file in adapter.glob("*/adapter_config.json")) if adapter.is_dir() else []
     if below:
-        refuse("not-found", f"{adapter} holds {len(below)} adapters: {', '.join(p.name for p in below)}",
-               f"name one of them, for example {_newest(below)}", adapter)  # fmt: skip
-    return refuse("not-found", f"{adapter} holds no adapter_config.json",
-                  "give the directory that `save_pretrained` or the Trainer wrote", adapter)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{adapter} holds {len(below)} adapters: {', '.join(p.name for p in below)}",
+            f"name one of them, for example {_newest(below)}",
+            adapter,
+        )
+    return refuse(
+        "not-found",
+        f"{adapter} holds no adapter_config.json",
+        "give the directory that `save_pretrained` or the Trainer wrote",
+        adapter,
+    )
 
 
 def _newest(folders: list[Path]) -> Path:

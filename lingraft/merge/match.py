@@ -42,8 +42,13 @@ class Renaming:
         return name if _stands_outside(name) else self.remove + name
 
 
-def match(parts: Collection[Part], names: Collection[str], config: Mapping[str, Any],
-          fits: Callable[[Part, Renaming], bool], is_new: Callable[[Part], bool]) -> Renaming | None:  # fmt: skip
+def match(
+    parts: Collection[Part],
+    names: Collection[str],
+    config: Mapping[str, Any],
+    fits: Callable[[Part, Renaming], bool],
+    is_new: Callable[[Part], bool],
+) -> Renaming | None:
     """Return the one renaming under which every part fits the names on disk, or None.
 
     A part that may be new (a head of the adapter's own) counts as new only where no renaming finds it on disk.

@@ -68,8 +68,9 @@ def merged(base: Checkpoint, adapters: Sequence[Path], findings: Findings, tied:
     return decide(base, [read_adapter(path, findings) for path in adapters], findings, tied).checkpoint
 
 
-def decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto",
-           onto: Onto = "original") -> Merged:  # fmt: skip
+def decide(
+    base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, tied: Tied = "auto", onto: Onto = "original"
+) -> Merged:
     """Check everything that can be known before the base is read in full, and set up the result.
 
     Every problem is collected; one Refusal tells them all. Where a few adapters fit only in another order, it says so.
@@ -115,14 +116,23 @@ def _last_quantised(adapters: Sequence[Adapter], onto: Onto, findings: Findings)
     """Return the last adapter that was trained on a quantised model: what lay below it is what was quantised."""
     seen = [(a, quantised.parse(a.lineage.quantisation)) for a in adapters if a.lineage and a.lineage.quantisation]
     if onto == "dequantised" and not seen:
-        findings.problem("config-mismatch", "--onto dequantised: no adapter says that it was trained on a "
-                                            "quantised base",
-                         "leave --onto out; only an adapter with a lingraft.json can say so", adapters[-1].path)
+        findings.problem(
+            "config-mismatch",
+            "--onto dequantised: no adapter says that it was trained on a quantised base",
+            "leave --onto out; only an adapter with a lingraft.json can say so",
+            adapters[-1].path,
+        )
     return seen[-1] if seen else None
 
 
-def _quantisation(last: tuple[Adapter, Quantisation], adapters: Sequence[Adapter], start: Model, model: Model,
-                  checkpoint: Checkpoint, onto: Onto) -> dict[str, Any]:  # fmt: skip
+def _quantisation(
+    last: tuple[Adapter, Quantisation],
+    adapters: Sequence[Adapter],
+    start: Model,
+    model: Model,
+    checkpoint: Checkpoint,
+    onto: Onto,
+) -> dict[str, Any]:
     """Tell the receipt which base the adapter saw, which one it was merged onto, and the error of either choice."""
     position = next(i for i, adapter in enumerate(adapters) if adapter is last[0])
 
@@ -132,11 +142,16 @@ def _quantisation(last: tuple[Adapter, Quantisation], adapters: Sequence[Adapter
         return weights
 
     below = put(model.plans[:position], start.weights)
-    found = quantised.errors(below, last[1], partial(put, model.plans[position:]),
-                             lambda name: header(checkpoint.tensors, name).dtype)  # fmt: skip
+    found = quantised.errors(
+        below, last[1], partial(put, model.plans[position:]), lambda name: header(checkpoint.tensors, name).dtype
+    )
     lineage = last[0].lineage
-    return {"seen": dict(lineage.quantisation or {}) if lineage else {}, "by": str(last[0].path), "onto": onto,
-            "errors": found.as_json()}  # fmt: skip
+    return {
+        "seen": dict(lineage.quantisation or {}) if lineage else {},
+        "by": str(last[0].path),
+        "onto": onto,
+        "errors": found.as_json(),
+    }
 
 
 def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, base: Path | None = None) -> Model:
@@ -155,8 +170,9 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
         evidence.check_inside(adapter, weights, made, findings)
         evidence.check_named_base(adapter, weights, made, not model.applied, findings)
     _moved(adapter, weights, made, findings)
-    settled = model_ends.settle(apply(weights, made.updates), ends, model.config, made.updates, tied,
-                                str(adapter.path), findings)
+    settled = model_ends.settle(
+        apply(weights, made.updates), ends, model.config, made.updates, tied, str(adapter.path), findings
+    )
     above, ends = settled.weights, settled.ends
     if base is not None:
         earlier = [base, *(Path(one["adapter"]) for one in model.applied)]
@@ -169,13 +185,25 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
         dtypes.setdefault(ends.head, dtypes.get(ends.embedding, torch.float32))
     dtypes |= {made.rename.live(name): dtype for name, dtype in dtypes.items()}  # a new head may have renamed them
     changed = adapter.lineage.config if adapter.lineage else {}
-    return Model(headed.weights, {**headed.config, **changed}, ends, (*model.applied, _counts(adapter, made)),
-                 (*model.plans, made), (*model.left_out, *headed.left_out), dtypes)
+    return Model(
+        headed.weights,
+        {**headed.config, **changed},
+        ends,
+        (*model.applied, _counts(adapter, made)),
+        (*model.plans, made),
+        (*model.left_out, *headed.left_out),
+        dtypes,
+    )
 
 
 def _counts(adapter: Adapter, made: Plan) -> dict[str, Any]:
-    return {"adapter": str(adapter.path), "tensors": len(adapter.weights), "low_rank": len(made.deltas) + made.fused,
-            "replaced": len(made.replaced), "rows": made.rows}  # fmt: skip
+    return {
+        "adapter": str(adapter.path),
+        "tensors": len(adapter.weights),
+        "low_rank": len(made.deltas) + made.fused,
+        "replaced": len(made.replaced),
+        "rows": made.rows,
+    }
 
 
 def _moved(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:
@@ -190,8 +218,13 @@ def _moved(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> N
         if below is None or below.shape != value.shape or not copy_of(below, value):
             continue
         tell = findings.problem if len(below.shape) > 1 else findings.warn
-        tell("module-not-updated", f"{adapter.path}: {name} was saved as trained, and equals the base bit for bit",
-             "check that it was trained (ZeRO-3 and tied embeddings are known to lose it)", adapter.path, name)
+        tell(
+            "module-not-updated",
+            f"{adapter.path}: {name} was saved as trained, and equals the base bit for bit",
+            "check that it was trained (ZeRO-3 and tied embeddings are known to lose it)",
+            adapter.path,
+            name,
+        )
 
 
 def _grown(config: Mapping[str, Any], below: Lazy, above: Lazy, ends: Ends) -> Mapping[str, Any]:
@@ -220,9 +253,13 @@ def _checked(name: str, entry: Entry) -> Entry:
     def read(start: int, stop: int | None) -> Tensor:
         block = entry.read(start, stop)
         if not sound.all_finite(block):
-            refuse("non-finite", f"{name} would hold NaN or Inf in rows {start} to {stop} as {entry.dtype}",
-                   "the base may hold it already (lingraft inspect); float16 ends at 65,504: choose bfloat16", None,
-                   name)
+            refuse(
+                "non-finite",
+                f"{name} would hold NaN or Inf in rows {start} to {stop} as {entry.dtype}",
+                "the base may hold it already (lingraft inspect); float16 ends at 65,504: choose bfloat16",
+                None,
+                name,
+            )
         return block
 
     return Entry(entry.dtype, entry.shape, read)

@@ -105,9 +105,12 @@ def _copy(module: Module, part: Part, made: Plan) -> None:
         return
     made.originals[name] = copy
     if not copy_of(below, copy):
-        module.problem("base-mismatch", f"{part.key} is the copy of {name} that the adapter was trained on, and it "
-                                        "differs "
-                       "from the base", "merge into the base (and after the adapters) that it was trained on", part)
+        module.problem(
+            "base-mismatch",
+            f"{part.key} is the copy of {name} that the adapter was trained on, and it differs from the base",
+            "merge into the base (and after the adapters) that it was trained on",
+            part,
+        )
     elif part.role != "original" and copy.shape and copy.shape[0] > below.shape[0]:
         made.updates[name].append(Extend(copy))
 
@@ -117,15 +120,21 @@ def _value(module: Module, part: Part, made: Plan) -> None:
     made.used.add(part.key)
     if name in made.replaced:
         if not same(made.replaced[name], value):
-            module.problem("unused-adapter-tensors", f"{part.key} and another tensor for {name} differ: only one "
-                                                     "can be "
-                           "applied", "save the adapter again", part)
+            module.problem(
+                "unused-adapter-tensors",
+                f"{part.key} and another tensor for {name} differ: only one can be applied",
+                "save the adapter again",
+                part,
+            )
         return
     below = module.below(part.parameter)
     if below is not None and below.shape[1:] != value.shape[1:]:
-        module.problem("base-mismatch", f"{part.key} has shape {list(value.shape)}, {name} of the base "
-                                        f"{list(below.shape)}",
-                       "merge into the base that the adapter was trained on", part)
+        module.problem(
+            "base-mismatch",
+            f"{part.key} has shape {list(value.shape)}, {name} of the base {list(below.shape)}",
+            "merge into the base that the adapter was trained on",
+            part,
+        )
         return
     made.replaced[name] = value
     made.add(name, Replace(value), part)
@@ -140,15 +149,23 @@ def _tokens(module: Module, ends: Ends, made: Plan) -> None:
     made.used.add(part.key)
     indices, value = _indices(module, ends), module.adapter.entry(part)
     if len(indices) != value.shape[0] or value.shape[1:] != below.shape[1:]:
-        module.problem("config-mismatch", f"{part.key} has shape {list(value.shape)}; adapter_config.json names "
-                       f"{len(indices)} tokens for it, and the base's rows have {below.shape[-1]} columns",
-                       "restore the adapter_config.json that was saved with these weights", part)  # fmt: skip
+        module.problem(
+            "config-mismatch",
+            f"{part.key} has shape {list(value.shape)}; adapter_config.json names "
+            f"{len(indices)} tokens for it, and the base's rows have {below.shape[-1]} columns",
+            "restore the adapter_config.json that was saved with these weights",
+            part,
+        )
         return
     rows = max([below.shape[0], *_grown(made, module.name())])
     gap = sorted(set(range(rows, max(indices, default=-1) + 1)) - set(indices))
     if gap:
-        module.problem("vocab-mismatch", f"{part.key} brings row {max(indices)}; the base has {rows} rows, and nothing "
-                       f"brings row {gap[0]}", "merge into the base whose vocabulary was extended", part)
+        module.problem(
+            "vocab-mismatch",
+            f"{part.key} brings row {max(indices)}; the base has {rows} rows, and nothing brings row {gap[0]}",
+            "merge into the base whose vocabulary was extended",
+            part,
+        )
         return
     made.add(module.name(), Rows(tuple(indices), value), part)
     made.rows += len(indices)
@@ -173,8 +190,7 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
         _half(module, a or b, second if a else first)
         return
     scale, entries = module.adapter.scale(module.path), (module.adapter.entry(a), module.adapter.entry(b))
-    delta = (LowRank(*entries, scale, module.transposed) if first == "lora_A"
-             else LowRankEmbedding(*entries, scale))  # fmt: skip
+    delta = LowRank(*entries, scale, module.transposed) if first == "lora_A" else LowRankEmbedding(*entries, scale)
     magnitude, name = module.get("magnitude"), module.name()
     if not _fits(module, a, b, delta, made):
         made.used.update(part.key for part in (magnitude,) if part)
@@ -190,8 +206,12 @@ def _low_rank(module: Module, first: str, second: str, made: Plan) -> None:
 def _bias(module: Module, part: Part, made: Plan) -> None:
     made.used.add(part.key)
     if module.below("bias") is None:
-        module.problem("unsupported-adapter", f"{part.key} is added to a bias that {module.name()} does not have",
-                       "train without lora_bias, or serve the adapter beside its base", part)  # fmt: skip
+        module.problem(
+            "unsupported-adapter",
+            f"{part.key} is added to a bias that {module.name()} does not have",
+            "train without lora_bias, or serve the adapter beside its base",
+            part,
+        )
         return
     made.add(module.name("bias"), Add(module.adapter.entry(part), module.adapter.scale(module.path)), part)
 
@@ -203,8 +223,12 @@ def _grown(made: Plan, name: str) -> list[int]:
 
 def _half(module: Module, there: Part | None, lacking: str) -> None:
     assert there is not None
-    module.problem("missing-adapter-tensors", f"{there.key} has no {lacking} beside it",
-                   "save the adapter again, or take it from another checkpoint", there)  # fmt: skip
+    module.problem(
+        "missing-adapter-tensors",
+        f"{there.key} has no {lacking} beside it",
+        "save the adapter again, or take it from another checkpoint",
+        there,
+    )
 
 
 def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, made: Plan) -> bool:
@@ -213,23 +237,36 @@ def _fits(module: Module, a: Part, b: Part, delta: LowRank | LowRankEmbedding, m
     assert below is not None
     ranks = (delta.a.shape[0], delta.b.shape[-1])
     if len(delta.a.shape) != 2 or len(delta.b.shape) != 2 or len(below.shape) != 2:
-        module.problem("unsupported-adapter", f"{a.key} is a LoRA on a tensor of shape {list(below.shape)}; only "
-                                              "matrices "
-                       "are merged", "merge it with peft", a)
+        module.problem(
+            "unsupported-adapter",
+            f"{a.key} is a LoRA on a tensor of shape {list(below.shape)}; only matrices are merged",
+            "merge it with peft",
+            a,
+        )
         return False
     if ranks != (rank, rank):
-        module.problem("config-mismatch", f"{a.key} and {b.key} have rank {ranks[0]} and {ranks[1]}; "
-                                          "adapter_config.json "
-                       f"says {rank}", "restore the adapter_config.json that was saved with these weights", a)
+        module.problem(
+            "config-mismatch",
+            f"{a.key} and {b.key} have rank {ranks[0]} and {ranks[1]}; adapter_config.json says {rank}",
+            "restore the adapter_config.json that was saved with these weights",
+            a,
+        )
         return False
     rows = max([below.shape[0], *_grown(made, module.name())])
     if delta.shape == (rows, below.shape[1]):
         return True
     grown = delta.shape[1] == below.shape[1] and delta.shape[0] > rows
-    remedy = ("merge into the base whose vocabulary was extended" if grown
-              else "merge into the base that the adapter was trained on")
-    module.problem("vocab-mismatch" if grown else "base-mismatch", f"{a.key} and {b.key} make {list(delta.shape)}; "
-                   f"{module.name()} of the base is {[rows, below.shape[1]]}", remedy, a)
+    remedy = (
+        "merge into the base whose vocabulary was extended"
+        if grown
+        else "merge into the base that the adapter was trained on"
+    )
+    module.problem(
+        "vocab-mismatch" if grown else "base-mismatch",
+        f"{a.key} and {b.key} make {list(delta.shape)}; {module.name()} of the base is {[rows, below.shape[1]]}",
+        remedy,
+        a,
+    )
     return False
 
 
@@ -243,13 +280,21 @@ def plan_experts(module: Module, made: Plan) -> None:
     fused = place(module.adapter, (a, b), module.weights, module.rename, module.model_type)
     rank = module.adapter.rank(f"{container(a)}.{fused.leaf}") if fused else 0
     if fused is None:
-        module.problem("unsupported-adapter", f"{a.key} and {b.key} fit none of the fused parameters "
-                       f"{', '.join(fused_leaves(module.adapter, a))} as the base stores them", "merge it with peft", a)
+        module.problem(
+            "unsupported-adapter",
+            f"{a.key} and {b.key} fit none of the fused parameters "
+            f"{', '.join(fused_leaves(module.adapter, a))} as the base stores them",
+            "merge it with peft",
+            a,
+        )
         return
     if module.adapter.entry(a).shape[0] % rank:
-        module.problem("config-mismatch", f"{a.key} has {module.adapter.entry(a).shape[0]} rows, no multiple of "
-                                          "the rank "
-                       f"{rank}", "restore the adapter_config.json that was saved with these weights", a)
+        module.problem(
+            "config-mismatch",
+            f"{a.key} has {module.adapter.entry(a).shape[0]} rows, no multiple of the rank {rank}",
+            "restore the adapter_config.json that was saved with these weights",
+            a,
+        )
         return
     for name, update in fused.updates:
         made.add(name, update)
@@ -266,9 +311,12 @@ def _ia3(module: Module, made: Plan) -> None:
     feedforward = listed(module.path, module.adapter.config.get("feedforward_modules"))
     by_row = feedforward == module.transposed
     if len(factors.shape) != 2 or max(factors.shape) != below.shape[0 if by_row else 1]:
-        module.problem("base-mismatch", f"{part.key} has shape {list(factors.shape)}, {module.name()} "
-                                        f"{list(below.shape)}",
-                       "merge into the base that the adapter was trained on", part)
+        module.problem(
+            "base-mismatch",
+            f"{part.key} has shape {list(factors.shape)}, {module.name()} {list(below.shape)}",
+            "merge into the base that the adapter was trained on",
+            part,
+        )
         return
     made.add(module.name(), Scale(factors, by_row), part)
     if not feedforward and module.below("bias") is not None:

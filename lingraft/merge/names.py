@@ -13,13 +13,37 @@ from typing import Literal
 
 PREFIX = "base_model.model."
 EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared"})
-NEW_HEADS = frozenset({"classifier", "score", "qa_outputs", "classification_head", "pre_classifier", "v_head",
-                       "summary"})  # fmt: skip
-HEADS = frozenset({"lm_head", "embed_out", "cls", "predictions", "generator_predictions", "vocab_projector",
-                   "vocab_transform", "vocab_layer_norm", "discriminator_predictions"})  # fmt: skip
+NEW_HEADS = frozenset(
+    {"classifier", "score", "qa_outputs", "classification_head", "pre_classifier", "v_head", "summary"}
+)
+HEADS = frozenset(
+    {
+        "lm_head",
+        "embed_out",
+        "cls",
+        "predictions",
+        "generator_predictions",
+        "vocab_projector",
+        "vocab_transform",
+        "vocab_layer_norm",
+        "discriminator_predictions",
+    }
+)
 
-Role = Literal["lora_A", "lora_B", "lora_bias", "embedding_A", "embedding_B", "magnitude", "ia3", "tokens",
-               "tokens_original", "value", "base", "original"]  # fmt: skip
+Role = Literal[
+    "lora_A",
+    "lora_B",
+    "lora_bias",
+    "embedding_A",
+    "embedding_B",
+    "magnitude",
+    "ia3",
+    "tokens",
+    "tokens_original",
+    "value",
+    "base",
+    "original",
+]
 _NAME = r"(?:\.(?P<adapter>[^.]+))?"
 _PATTERNS: tuple[tuple[Role, re.Pattern[str]], ...] = tuple(
     (role, re.compile(rf"(?P<module>.+?)\.{pattern}"))  # type: ignore[misc]

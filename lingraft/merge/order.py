@@ -63,39 +63,54 @@ def check(base: Path, known: Inside, given: Sequence[Given], findings: Findings)
     """
     for position, adapter in enumerate(given):
         if adapter.fingerprint in known.adapters:
-            findings.problem("already-merged", f"{adapter.path} is inside {base} already: its {MANIFEST} lists it",
-                             "leave this adapter out, or take the base without it", adapter.path)
+            findings.problem(
+                "already-merged",
+                f"{adapter.path} is inside {base} already: its {MANIFEST} lists it",
+                "leave this adapter out, or take the base without it",
+                adapter.path,
+            )
         elif adapter.fingerprint in [other.fingerprint for other in given[:position]]:
             findings.problem("already-merged", f"{adapter.path} is given twice", "name it once", adapter.path)
         elif adapter.lineage is not None:
             _check_chain(base, known, given, position, adapter.lineage, findings)
 
 
-def _check_chain(base: Path, known: Inside, given: Sequence[Given], position: int, lineage: Lineage,
-                 findings: Findings) -> None:  # fmt: skip
+def _check_chain(
+    base: Path, known: Inside, given: Sequence[Given], position: int, lineage: Lineage, findings: Findings
+) -> None:
     adapter, below = given[position], tuple(link.fingerprint for link in lineage.adapters)
     before = tuple(other.fingerprint for other in given[:position])
     if lineage.base == known.root:
         before = (*known.adapters, *before)
     elif known.fingerprint is not None and lineage.base != known.fingerprint:
-        findings.problem("base-mismatch", f"{adapter.path} was trained on the base {_short(lineage.base)} "
-                         f"({lineage.base_path}); {base} is {_short(known.fingerprint)}",
-                         f"merge into {lineage.base_path or 'the base it was trained on'}", adapter.path)
+        findings.problem(
+            "base-mismatch",
+            f"{adapter.path} was trained on the base {_short(lineage.base)} "
+            f"({lineage.base_path}); {base} is {_short(known.fingerprint)}",
+            f"merge into {lineage.base_path or 'the base it was trained on'}",
+            adapter.path,
+        )
         return
     if before == below:
         return
     paths = {other.fingerprint: other.path for other in given}
     absent = [link for link in lineage.adapters if link.fingerprint not in (*before, *paths)]
     if absent:
-        findings.problem("base-mismatch", f"{adapter.path} was trained on top of {', '.join(a.path for a in absent)}, "
-                         "which is not among the adapters given", "give the earlier adapters first: "
-                         + " ".join(a.path for a in lineage.adapters), adapter.path)  # fmt: skip
+        findings.problem(
+            "base-mismatch",
+            f"{adapter.path} was trained on top of {', '.join(a.path for a in absent)}, "
+            "which is not among the adapters given",
+            "give the earlier adapters first: " + " ".join(a.path for a in lineage.adapters),
+            adapter.path,
+        )
         return
-    findings.problem("wrong-order", f"{adapter.path} was trained on "
-                     f"{' + '.join(str(paths.get(f, _short(f))) for f in below) or 'the bare base'}; here it comes "
-                     "after "
-                     f"{' + '.join(str(paths.get(f, _short(f))) for f in before) or 'nothing'}",
-                     f"give them in this order: {' '.join(str(p) for p in _sorted(given))}", adapter.path)  # fmt: skip
+    findings.problem(
+        "wrong-order",
+        f"{adapter.path} was trained on {' + '.join(str(paths.get(f, _short(f))) for f in below) or 'the bare base'}; "
+        f"here it comes after {' + '.join(str(paths.get(f, _short(f))) for f in before) or 'nothing'}",
+        f"give them in this order: {' '.join(str(p) for p in _sorted(given))}",
+        adapter.path,
+    )
 
 
 def _sorted(given: Sequence[Given]) -> list[Path]:
@@ -121,5 +136,10 @@ def check_others(adapters: Sequence[Adapter], attempt: Callable[[Sequence[Adapte
         except Refusal:
             continue
         named = " ".join(str(adapter.path) for adapter in other)
-        refuse("wrong-order", f"{adapters[0].path} was not trained on this base itself: the copies of their base that "
-               "the adapters keep fit in another order", f"give them in this order: {named}", adapters[0].path)
+        refuse(
+            "wrong-order",
+            f"{adapters[0].path} was not trained on this base itself: the copies of their base that "
+            "the adapters keep fit in another order",
+            f"give them in this order: {named}",
+            adapters[0].path,
+        )

@@ -21,15 +21,21 @@ from lingraft.weights.tensors import Lazy
 __all__ = ["Plan", "plan"]
 
 
-def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
-         config: Mapping[str, Any] = MappingProxyType({})) -> Plan:  # fmt: skip
+def plan(
+    adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings, config: Mapping[str, Any] = MappingProxyType({})
+) -> Plan:
     """Turn every tensor of an adapter into an update of ``weights`` (a tied head included under its own name).
 
     Problems: `unused-adapter-tensors`, `missing-adapter-tensors`, `base-mismatch`, `config-mismatch`, `vocab-mismatch`.
     """
     parts = [part for part in adapter.parts if 0 not in adapter.entry(part).shape]
-    rename = match(parts, weights, config, lambda part, way: _has_place(adapter, part, weights, way),
-                   lambda part: _is_new(adapter, part))  # fmt: skip
+    rename = match(
+        parts,
+        weights,
+        config,
+        lambda part, way: _has_place(adapter, part, weights, way),
+        lambda part: _is_new(adapter, part),
+    )
     if rename is None:
         _refuse_names(adapter, parts, weights, findings)
         return Plan()
@@ -46,8 +52,13 @@ def plan(adapter: Adapter, weights: Lazy, ends: Ends, findings: Findings,
     _mirror(ends, made)
     left = [part.key for part in parts if part.key not in made.used]
     if left:
-        findings.problem("unused-adapter-tensors", f"{adapter.path}: nothing would use {some(left)}",
-                         "check how the adapter was saved", adapter.path, left[0])
+        findings.problem(
+            "unused-adapter-tensors",
+            f"{adapter.path}: nothing would use {some(left)}",
+            "check how the adapter was saved",
+            adapter.path,
+            left[0],
+        )
     return made
 
 
@@ -78,15 +89,24 @@ def _has_place(adapter: Adapter, part: Part, weights: Lazy, rename: Renaming) ->
 
 
 def _refuse_names(adapter: Adapter, parts: Sequence[Part], weights: Lazy, findings: Findings) -> None:
-    strange = [part for part in parts
-               if not _has_place(adapter, part, weights, Renaming()) and not _is_new(adapter, part)]
+    strange = [
+        part for part in parts if not _has_place(adapter, part, weights, Renaming()) and not _is_new(adapter, part)
+    ]
     if strange and all(fused_leaves(adapter, part) for part in strange):
-        findings.problem("unsupported-adapter", f"{adapter.path} trains fused parameters that the base stores "
-                                                "otherwise: "
-                         f"{some([part.key for part in strange])}", "merge it with peft", adapter.path, strange[0].key)
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path} trains fused parameters that the base stores otherwise: "
+            f"{some([part.key for part in strange])}",
+            "merge it with peft",
+            adapter.path,
+            strange[0].key,
+        )
         return
-    findings.problem("unused-adapter-tensors", f"{adapter.path}: {len(strange)} of {len(parts)} tensors fit no "
-                                               "tensor of "
-                     f"the base: {some([part.key for part in strange])}",
-                     "merge into the model that the adapter was trained on; check the names' prefix",
-                     adapter.path, strange[0].key if strange else None)
+    findings.problem(
+        "unused-adapter-tensors",
+        f"{adapter.path}: {len(strange)} of {len(parts)} tensors fit no tensor of the base: "
+        f"{some([part.key for part in strange])}",
+        "merge into the model that the adapter was trained on; check the names' prefix",
+        adapter.path,
+        strange[0].key if strange else None,
+    )

@@ -15,20 +15,25 @@ from lingraft.problems import Findings
 from lingraft.weights.tensors import Lazy
 
 # peft adds these to modules_to_save by task, whether the model has them or not.
-BY_TASK = {"SEQ_CLS": {"classifier", "score"}, "TOKEN_CLS": {"classifier", "score"},
-           "QUESTION_ANS": {"qa_outputs"}}  # fmt: skip
+BY_TASK = {"SEQ_CLS": {"classifier", "score"}, "TOKEN_CLS": {"classifier", "score"}, "QUESTION_ANS": {"qa_outputs"}}
 
 
 def check(adapter: Adapter, weights: Lazy, rename: Renaming, findings: Findings) -> None:
     """Find targeted modules and modules to save that have no tensor. Problem: `missing-adapter-tensors`."""
-    modules = sorted({rename.live(name).rpartition(".")[0] for name, entry in weights.entries.items()
-                      if len(entry.shape) >= 2})  # fmt: skip
+    modules = sorted(
+        {rename.live(name).rpartition(".")[0] for name, entry in weights.entries.items() if len(entry.shape) >= 2}
+    )
     held = {part.module for part in adapter.parts if part.role not in ("value", "original")}
     if adapter.kind in ("LORA", "IA3") and not adapter.config.get("target_parameters"):
         lost = [module for module in modules if module not in held and _targeted(adapter, module)]
         if lost:
-            findings.problem("missing-adapter-tensors", f"{adapter.path} targets {some(lost)}, and holds nothing for "
-                             "them", "take another checkpoint: this one is incomplete", adapter.path, lost[0])
+            findings.problem(
+                "missing-adapter-tensors",
+                f"{adapter.path} targets {some(lost)}, and holds nothing for them",
+                "take another checkpoint: this one is incomplete",
+                adapter.path,
+                lost[0],
+            )
     _check_saved(adapter, modules, findings)
 
 
@@ -66,6 +71,10 @@ def _check_saved(adapter: Adapter, modules: Iterable[str], findings: Findings) -
             continue
         lost.append(str(name))
     if lost:
-        findings.problem("missing-adapter-tensors", f"{adapter.path}: adapter_config.json lists {some(lost)} in "
-                         "modules_to_save, and the file does not hold it", "save the adapter again: the trained module "
-                         "was lost", adapter.path, lost[0])  # fmt: skip
+        findings.problem(
+            "missing-adapter-tensors",
+            f"{adapter.path}: adapter_config.json lists {some(lost)} in modules_to_save, and the file does not hold it",
+            "save the adapter again: the trained module was lost",
+            adapter.path,
+            lost[0],
+        )

@@ -45,8 +45,12 @@ def parse(value: Mapping[str, Any]) -> Quantisation:
     """Read lineage's `quantisation`. Error: `config-mismatch`."""
     method = METHODS.get(str(value.get("method", value.get("quant_type", ""))).lower())
     if method is None:
-        refuse("config-mismatch", f"lingraft.json names the quantisation {dict(value)}, which is not known here",
-               "update lingraft, or merge with --onto original", None)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"lingraft.json names the quantisation {dict(value)}, which is not known here",
+            "update lingraft, or merge with --onto original",
+            None,
+        )
     dtype = DTYPES.get(str(value.get("dtype", "bfloat16")).removeprefix("torch."), torch.bfloat16)
     return Quantisation(method, bool(value.get("double", True)), dtype, frozenset(map(str, value.get("modules") or ())))
 
@@ -72,8 +76,12 @@ class _Latest:
 def dequantised(weights: Lazy, how: Quantisation) -> Lazy:
     """Return the weights as an adapter saw them: quantised and dequantised again, one matrix at a time."""
     latest = _Latest()
-    return Lazy({name: _seen(entry, how, latest) if how.covers(name, entry) else entry
-                 for name, entry in weights.entries.items()})  # fmt: skip
+    return Lazy(
+        {
+            name: _seen(entry, how, latest) if how.covers(name, entry) else entry
+            for name, entry in weights.entries.items()
+        }
+    )
 
 
 def _seen(entry: Entry, how: Quantisation, latest: _Latest) -> Entry:
@@ -88,14 +96,18 @@ def round_trip(weight: Tensor, how: Quantisation) -> Tensor:
     try:
         from bitsandbytes import functional
     except ImportError:
-        refuse("not-found", "the base was quantised with bitsandbytes, which is not installed",
-               "pip install bitsandbytes, or merge with --onto original")  # fmt: skip
+        refuse(
+            "not-found",
+            "the base was quantised with bitsandbytes, which is not installed",
+            "pip install bitsandbytes, or merge with --onto original",
+        )
     weight = weight.to(how.dtype).contiguous()
     if how.method == "int8":
         codes, scales, _ = functional.int8_vectorwise_quant(weight.to(torch.float16))
         return functional.int8_vectorwise_dequant(codes, scales).to(how.dtype)  # type: ignore[no-any-return]
-    packed, state = functional.quantize_4bit(weight, blocksize=64, compress_statistics=how.double,
-                                             quant_type=how.method)  # fmt: skip
+    packed, state = functional.quantize_4bit(
+        weight, blocksize=64, compress_statistics=how.double, quant_type=how.method
+    )
     return functional.dequantize_4bit(packed, state).to(how.dtype)  # type: ignore[no-any-return]
 
 
@@ -112,8 +124,9 @@ class Errors:
         return {"original": self.original, "dequantised": self.dequantised, "matrices": self.matrices}
 
 
-def errors(base: Lazy, how: Quantisation, above: Callable[[Lazy], Lazy],
-           stored: Callable[[str], torch.dtype]) -> Errors:  # fmt: skip
+def errors(
+    base: Lazy, how: Quantisation, above: Callable[[Lazy], Lazy], stored: Callable[[str], torch.dtype]
+) -> Errors:
     """Measure both choices on an even sample of the quantised matrices.
 
     ``above`` puts the adapters on a base; ``stored`` tells the dtype in which a tensor is stored.

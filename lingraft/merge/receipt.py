@@ -26,8 +26,17 @@ class Cost:
     peak_memory: int
 
 
-def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fingerprint: str, written: Listing,
-             choices: Mapping[str, Any], command: Sequence[str], cost: Cost, findings: Findings) -> dict[str, Any]:
+def manifest(
+    decided: Merged,
+    adapters: Sequence[Adapter],
+    base: Path,
+    base_fingerprint: str,
+    written: Listing,
+    choices: Mapping[str, Any],
+    command: Sequence[str],
+    cost: Cost,
+    findings: Findings,
+) -> dict[str, Any]:
     """Return the receipt: base, adapters and result by fingerprint, what was decided, by which versions, the cost."""
     model, known = decided.model, decided.inside
     ends = model.ends
@@ -42,8 +51,10 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
         "applied": list(model.applied),
         "untied": decided.untied,
         "left_out": list(model.left_out),
-        "vocabulary": {"rows": rows.shape[0] if rows else None,
-                       "files": [str(file) for file in decided.checkpoint.side_files]},
+        "vocabulary": {
+            "rows": rows.shape[0] if rows else None,
+            "files": [str(file) for file in decided.checkpoint.side_files],
+        },
         "choices": dict(choices),
         "quantisation": decided.quantisation,
         "versions": versions(),
@@ -58,10 +69,18 @@ def manifest(decided: Merged, adapters: Sequence[Adapter], base: Path, base_fing
 
 def _adapter(adapter: Adapter, fingerprint: str) -> dict[str, Any]:
     lineage = adapter.lineage
-    return {"path": str(adapter.path), "fingerprint": fingerprint, "type": adapter.kind,
-            "trained_on": None if lineage is None else {
-                "base": lineage.base, "adapters": [a.fingerprint for a in lineage.adapters],
-                "quantisation": lineage.quantisation}}  # fmt: skip
+    return {
+        "path": str(adapter.path),
+        "fingerprint": fingerprint,
+        "type": adapter.kind,
+        "trained_on": None
+        if lineage is None
+        else {
+            "base": lineage.base,
+            "adapters": [a.fingerprint for a in lineage.adapters],
+            "quantisation": lineage.quantisation,
+        },
+    }
 
 
 class Pace:

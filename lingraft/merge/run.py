@@ -67,8 +67,11 @@ def merge(
         require_space(out, total + sum(file.stat().st_size for file in result.side_files))
         with place(out, overwrite) as partial:
             with _fingerprinting(checkpoint, total) as (base_digest, advance):
-                written = (hf.write(result, partial, size, progress=advance) if to == "hf"
-                           else _convert(result, partial, to, out, findings, advance))  # fmt: skip
+                written = (
+                    hf.write(result, partial, size, progress=advance)
+                    if to == "hf"
+                    else _convert(result, partial, to, out, findings, advance)
+                )
             _check_base(base, decided, read, base_digest.result(), findings)
             cost = Cost(round(time.monotonic() - started, 3), peak.bytes)
             choices = {"dtype": dtype, "shard_size": shard_size, "to": to, "tied": tied, "onto": onto}
@@ -77,8 +80,13 @@ def merge(
                 write_json(partial / FILE, told)
     if out.is_file():
         write_json(out.with_name(f"{out.name}.{FILE}"), told)
-    return {"out": str(out), "applied": list(decided.model.applied), "fingerprint": written.fingerprint,
-            "seconds": cost.seconds, "peak_memory": cost.peak_memory}  # fmt: skip
+    return {
+        "out": str(out),
+        "applied": list(decided.model.applied),
+        "fingerprint": written.fingerprint,
+        "seconds": cost.seconds,
+        "peak_memory": cost.peak_memory,
+    }
 
 
 def _stored(decided: Merged, dtype: torch.dtype | None) -> Checkpoint:
@@ -116,13 +124,20 @@ def open_base(base: Path) -> Checkpoint:
     checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
     packed = [n for n in checkpoint.tensors if n.endswith((".absmax", ".SCB", ".qweight"))]
     if packed and checkpoint.config.get("quantization_config"):
-        refuse("unknown-format", f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they "
-                                 "were made "
-               "from", "take the unquantised model", base, packed[0])
+        refuse(
+            "unknown-format",
+            f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they were made from",
+            "take the unquantised model",
+            base,
+            packed[0],
+        )
     if checkpoint.format == "adapter":
-        refuse("unknown-format", f"{base} is an adapter, not a model", "name the base first: lingraft merge BASE "
-                                                                       "ADAPTER",
-               base)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{base} is an adapter, not a model",
+            "name the base first: lingraft merge BASE ADAPTER",
+            base,
+        )
     return checkpoint
 
 
@@ -162,10 +177,12 @@ def _check_base(base: Path, decided: Merged, adapters: Sequence[Adapter], found:
     """Hold the base's fingerprint, known only now, against its own receipt and what the adapters were trained on."""
     recorded = decided.inside.fingerprint
     if recorded not in (None, found):
-        findings.problem("fingerprint-mismatch", f"{base} is not what its {FILE} says: its weights are "
-                                                 f"{found[:12]}, the "
-                         f"receipt says {str(recorded)[:12]}", "restore the base, or delete the stale receipt",
-                         base / FILE)
+        findings.problem(
+            "fingerprint-mismatch",
+            f"{base} is not what its {FILE} says: its weights are {found[:12]}, the receipt says {str(recorded)[:12]}",
+            "restore the base, or delete the stale receipt",
+            base / FILE,
+        )
     known = replace(decided.inside, fingerprint=found)
     given = [order.Given(a.path, f, a.lineage) for a, f in zip(adapters, decided.fingerprints, strict=True)]
     order.check(base, known, given, findings)

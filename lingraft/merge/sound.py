@@ -41,12 +41,18 @@ def look(adapter: Adapter, findings: Findings) -> str:
         facts = dict(zip(names, pool.map(lambda n: _fact(adapter.weights.entries[n]), names), strict=True))
     broken = [name for name in names if not facts[name].finite]
     for name in broken[:20]:
-        findings.problem("non-finite", f"{adapter.path}: {name} holds NaN or Inf",
-                         "take an earlier checkpoint; the loss had diverged", adapter.path, name)
+        findings.problem(
+            "non-finite",
+            f"{adapter.path}: {name} holds NaN or Inf",
+            "take an earlier checkpoint; the loss had diverged",
+            adapter.path,
+            name,
+        )
     if not broken:
         _untrained(adapter, facts, findings)
-    return combine(line(n, adapter.weights.entries[n].dtype, adapter.weights.entries[n].shape, facts[n].digest)
-                   for n in names)  # fmt: skip
+    return combine(
+        line(n, adapter.weights.entries[n].dtype, adapter.weights.entries[n].shape, facts[n].digest) for n in names
+    )
 
 
 def _fact(entry: Entry) -> Fact:
@@ -81,10 +87,19 @@ def _untrained(adapter: Adapter, facts: dict[str, Fact], findings: Findings) -> 
         first_values = {"lora_A": 0.0}
     still = [p.key for p in learned if p.key in facts and facts[p.key].constant == first_values[p.role]]
     if still and len(still) == len(learned):
-        findings.problem("untrained-adapter", f"{adapter.path} was never trained: all {len(still)} of its tensors "
-                                              "that begin "
-                         f"at {first_values[learned[0].role]:g} are still there ({some(still, 3)})",
-                         "merge the directory that training wrote, after at least one step", adapter.path, still[0])
+        findings.problem(
+            "untrained-adapter",
+            f"{adapter.path} was never trained: all {len(still)} of its tensors that begin at "
+            f"{first_values[learned[0].role]:g} are still there ({some(still, 3)})",
+            "merge the directory that training wrote, after at least one step",
+            adapter.path,
+            still[0],
+        )
     elif still:
-        findings.warn("module-not-updated", f"{adapter.path}: {len(still)} of {len(learned)} modules never moved: "
-                      f"{some(still, 10)}", "check which layers were trained", adapter.path, still[0])
+        findings.warn(
+            "module-not-updated",
+            f"{adapter.path}: {len(still)} of {len(learned)} modules never moved: {some(still, 10)}",
+            "check which layers were trained",
+            adapter.path,
+            still[0],
+        )

@@ -233,6 +233,7 @@ _NOTHING = Entry(torch.float32, (0,), lambda _start, _stop: torch.empty(0))
 
 def delta_onto(delta: Delta, below: Entry) -> Entry:
     """Return a tensor plus a difference, added in float32."""
+
     def read(start: int, stop: int | None) -> Tensor:
         return delta.rows(start, below.shape[0] if stop is None else stop).add_(below.read(start, stop))
 

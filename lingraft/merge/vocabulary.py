@@ -45,8 +45,14 @@ class Tokens:
 
         A token that was kept free (reserved, unused, padding) may be given a meaning.
         """
-        return next((i for i, piece in sorted(earlier.pieces.items())
-                     if self.pieces.get(i) != piece and not (_spare(piece) and i in self.pieces)), None)
+        return next(
+            (
+                i
+                for i, piece in sorted(earlier.pieces.items())
+                if self.pieces.get(i) != piece and not (_spare(piece) and i in self.pieces)
+            ),
+            None,
+        )
 
 
 def read_tokens(folder: Path, only: str | None = None) -> Tokens | None:
@@ -77,8 +83,11 @@ def _of_file(file: Path) -> dict[int, str]:
     value = read_json(file)
     model = value.get("model")
     vocab: Any = model.get("vocab") if isinstance(model, dict) else None
-    pieces = ({int(i): piece for piece, i in vocab.items()} if isinstance(vocab, dict)
-              else {i: str(item[0]) for i, item in enumerate(vocab or [])})  # fmt: skip
+    pieces = (
+        {int(i): piece for piece, i in vocab.items()}
+        if isinstance(vocab, dict)
+        else {i: str(item[0]) for i, item in enumerate(vocab or [])}
+    )
     pieces.update({int(item["id"]): str(item["content"]) for item in value.get("added_tokens") or []})
     return pieces
 
@@ -129,12 +138,18 @@ def check_chain(base: Path, adapters: Sequence[Path], findings: Findings) -> Non
     if broken is None:
         return
     earlier, later, at = broken
-    shown = (f"the tokenizer of {later.folder} does not extend that of {earlier.folder}: id {at} is "
-             f"{later.pieces.get(at, 'absent')!r} instead of {earlier.pieces[at]!r}")
+    shown = (
+        f"the tokenizer of {later.folder} does not extend that of {earlier.folder}: id {at} is "
+        f"{later.pieces.get(at, 'absent')!r} instead of {earlier.pieces[at]!r}"
+    )
     ordered = sorted(adapters, key=lambda folder: tokens.size if (tokens := read_tokens(folder)) else 0)
     if ordered != list(adapters) and _broken([*start, *ordered]) is None:
-        findings.problem("wrong-order", f"{shown}; the other order fits",
-                         f"give them in this order: {' '.join(map(str, ordered))}", later.folder)
+        findings.problem(
+            "wrong-order",
+            f"{shown}; the other order fits",
+            f"give them in this order: {' '.join(map(str, ordered))}",
+            later.folder,
+        )
     else:
         findings.problem("tokenizer-mismatch", shown, "merge adapters whose tokenizers extend each other", later.folder)
 
@@ -161,8 +176,12 @@ def check_rows_grow(adapters: Sequence[Path], findings: Findings) -> None:
     ordered = [folder for folder, _ in sorted(rows, key=lambda pair: pair[1])]
     for (earlier, many), (later, few) in pairwise(rows):
         if few < many and not any(p.code == "wrong-order" for p in findings.problems):
-            findings.problem("wrong-order", f"{later} has {few:,} embedding rows and comes after {earlier}, which has "
-                             f"{many:,}", f"give them in this order: {' '.join(map(str, ordered))}", later)
+            findings.problem(
+                "wrong-order",
+                f"{later} has {few:,} embedding rows and comes after {earlier}, which has {many:,}",
+                f"give them in this order: {' '.join(map(str, ordered))}",
+                later,
+            )
 
 
 def check_base(base: Path, config: Mapping[str, Any], weights: Lazy, ends: Ends, findings: Findings) -> None:
@@ -171,12 +190,18 @@ def check_base(base: Path, config: Mapping[str, Any], weights: Lazy, ends: Ends,
     said = config.get("vocab_size", text.get("vocab_size") if isinstance(text, Mapping) else None)
     if ends.embedding is None or not isinstance(said, int) or said == weights.entries[ends.embedding].shape[0]:
         return
-    findings.problem("vocab-mismatch", f"{base / 'config.json'} says vocab_size {said:,}; {ends.embedding} has "
-                     f"{weights.entries[ends.embedding].shape[0]:,} rows", "restore the base's config.json", base)
+    findings.problem(
+        "vocab-mismatch",
+        f"{base / 'config.json'} says vocab_size {said:,}; {ends.embedding} has "
+        f"{weights.entries[ends.embedding].shape[0]:,} rows",
+        "restore the base's config.json",
+        base,
+    )
 
 
-def check_rows(adapter: Adapter, earlier: Sequence[Path], below: Lazy, above: Lazy, ends: Ends, made: Plan,
-               findings: Findings) -> None:  # fmt: skip
+def check_rows(
+    adapter: Adapter, earlier: Sequence[Path], below: Lazy, above: Lazy, ends: Ends, made: Plan, findings: Findings
+) -> None:
     """Hold the adapter's tokenizer against the rows; ``earlier`` are the folders below it: the base, then adapters.
 
     Problems: `new-tokens-untrained` where its new tokens have no row, or rows that nothing trained; an untrained head
@@ -195,20 +220,28 @@ def check_rows(adapter: Adapter, earlier: Sequence[Path], below: Lazy, above: La
     absent = [i for i in new if i >= rows]
     padding = only_spare(mine, old)
     if absent:
-        findings.problem("new-tokens-untrained", f"{adapter.path}: its tokenizer has {mine.size:,} tokens, "
-                                                 f"{ends.embedding} "
-                         f"{rows:,} rows: {len(absent):,} new tokens ({mine.pieces[absent[0]]!r} …) have none",
-                         "train with the embedding saved (modules_to_save or trainable_token_indices)", adapter.path,
-                         ends.embedding)  # fmt: skip
+        findings.problem(
+            "new-tokens-untrained",
+            f"{adapter.path}: its tokenizer has {mine.size:,} tokens, {ends.embedding} {rows:,} rows: {len(absent):,} "
+            f"new tokens ({mine.pieces[absent[0]]!r} …) have none",
+            "train with the embedding saved (modules_to_save or trainable_token_indices)",
+            adapter.path,
+            ends.embedding,
+        )
         return
     for name in dict.fromkeys(n for n in (ends.embedding, ends.head) if n in above.entries and n):
         if _trained(made.updates.get(name, ()), made.originals.get(name), below.entries[name], new):
             continue
         head = name == ends.head and not ends.tied
         tell = findings.warn if head or padding else findings.problem
-        tell("new-tokens-untrained", f"{adapter.path}: its tokenizer has {len(new):,} new tokens "
-             f"({mine.pieces[new[0]]!r} …), and nothing trained their rows of {name}",
-             "train with the embedding saved (modules_to_save or trainable_token_indices)", adapter.path, name)
+        tell(
+            "new-tokens-untrained",
+            f"{adapter.path}: its tokenizer has {len(new):,} new tokens "
+            f"({mine.pieces[new[0]]!r} …), and nothing trained their rows of {name}",
+            "train with the embedding saved (modules_to_save or trainable_token_indices)",
+            adapter.path,
+            name,
+        )
 
 
 def only_spare(tokens: Tokens, old: int) -> bool:
@@ -249,6 +282,10 @@ def check_ends(weights: Lazy, ends: Ends, findings: Findings, who: str) -> None:
         return
     rows, others = (weights.entries[str(n)].shape[0] for n in (ends.embedding, ends.head))
     if rows != others:
-        findings.problem("vocab-mismatch", f"after {who}, {ends.embedding} has {rows:,} rows and {ends.head} "
-                                           f"{others:,}",
-                         "train and save both (modules_to_save: [embed_tokens, lm_head])", who, ends.head)
+        findings.problem(
+            "vocab-mismatch",
+            f"after {who}, {ends.embedding} has {rows:,} rows and {ends.head} {others:,}",
+            "train and save both (modules_to_save: [embed_tokens, lm_head])",
+            who,
+            ends.head,
+        )

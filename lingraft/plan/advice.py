@@ -26,9 +26,11 @@ def recommend(costs: Mapping[str, Cost], model: Model, hardware: Hardware, aim: 
     chosen = roomy[0] if roomy else next((name for name in order if fits(costs[name], hardware)), None)
     if chosen is None:
         least = min(costs, key=lambda name: costs[name].total)
-        return None, (f"Nothing fits: even {least} needs {gb(costs[least].total)} of the {gb(hardware.memory)} there "
-                      f"are, {gb(costs[least].weights)} of it for the weights alone; choose a smaller model or "
-                      "gradient_checkpointing: true and a shorter length.")  # fmt: skip
+        return None, (
+            f"Nothing fits: even {least} needs {gb(costs[least].total)} of the {gb(hardware.memory)} there "
+            f"are, {gb(costs[least].weights)} of it for the weights alone; choose a smaller model or "
+            "gradient_checkpointing: true and a shorter length."
+        )
     return chosen, f"{_reason(chosen, costs, hardware, aim)} {_rest(chosen, costs, hardware)}".strip()
 
 
@@ -64,8 +66,10 @@ def _reason(chosen: str, costs: Mapping[str, Cost], hardware: Hardware, aim: Aim
         return f"New tokens need their embedding and head trained, and with {low} that fits: {needs}."
     if aim.new_tokens:
         whole = costs["qlora+embed" if chosen == "qlora" else "lora+embed"]
-        return (f"A whole trained embedding and head ({gb(whole.ends)}) do not fit beside the rest; {chosen} does with "
-                f"{needs}: train the new rows only (rows: new).")  # fmt: skip
+        return (
+            f"A whole trained embedding and head ({gb(whole.ends)}) do not fit beside the rest; {chosen} does with "
+            f"{needs}: train the new rows only (rows: new)."
+        )
     if chosen == "qlora":
         return f"LoRA over 16- or 32-bit weights needs {gb(costs['lora'].total)}; over 4-bit weights it fits, {needs}."
     return f"LoRA fits with {needs}, keeps what the model knows better than full training, and leaves a small file."

@@ -48,9 +48,14 @@ class Hardware:
 
     def as_json(self) -> dict[str, Any]:
         """Return what a plan says of the hardware."""
-        return {"name": self.name, "memory": self.memory, "dtype": str(self.dtype).removeprefix("torch."),
-                "operations_per_second": self.operations, "bytes_per_second": self.bandwidth,
-                "speed": "measured" if self.measured else "computed"}  # fmt: skip
+        return {
+            "name": self.name,
+            "memory": self.memory,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "operations_per_second": self.operations,
+            "bytes_per_second": self.bandwidth,
+            "speed": "measured" if self.measured else "computed",
+        }
 
 
 # glibc keeps freed pieces of its heap: fitted on three runs of one model (llama-58M in docs/plan.md), no other.
@@ -60,14 +65,26 @@ _CARD_SLACK, _CARD_BASE = 0.05, 0  # torch's caching allocator rounds up; comput
 _HALF, _BRAIN = torch.float16, torch.bfloat16
 # name: (GB, dense half-precision Tera-operations a second, GB a second, type), from the makers' data sheets
 _CARDS: Mapping[str, tuple[int, float, float, torch.dtype]] = {
-    "RTX 3090": (24, 71, 936, _BRAIN), "RTX 4080": (16, 97, 717, _BRAIN), "RTX 4090": (24, 165, 1008, _BRAIN),
-    "RTX 5090": (32, 210, 1792, _BRAIN), "RTX A6000": (48, 155, 768, _BRAIN),
-    "T4": (16, 65, 320, _HALF), "V100": (16, 125, 900, _HALF), "V100-32GB": (32, 125, 900, _HALF),
-    "L4": (24, 121, 300, _BRAIN), "A10": (24, 125, 600, _BRAIN), "L40S": (48, 362, 864, _BRAIN),
-    "A100-40GB": (40, 312, 1555, _BRAIN), "A100-80GB": (80, 312, 2039, _BRAIN), "A800": (80, 312, 2039, _BRAIN),
-    "H20": (96, 148, 4000, _BRAIN), "H100": (80, 989, 3350, _BRAIN), "H800": (80, 989, 3350, _BRAIN),
-    "H200": (141, 989, 4800, _BRAIN), "Ascend 910B": (64, 313, 1600, _BRAIN),
-}  # fmt: skip
+    "RTX 3090": (24, 71, 936, _BRAIN),
+    "RTX 4080": (16, 97, 717, _BRAIN),
+    "RTX 4090": (24, 165, 1008, _BRAIN),
+    "RTX 5090": (32, 210, 1792, _BRAIN),
+    "RTX A6000": (48, 155, 768, _BRAIN),
+    "T4": (16, 65, 320, _HALF),
+    "V100": (16, 125, 900, _HALF),
+    "V100-32GB": (32, 125, 900, _HALF),
+    "L4": (24, 121, 300, _BRAIN),
+    "A10": (24, 125, 600, _BRAIN),
+    "L40S": (48, 362, 864, _BRAIN),
+    "A100-40GB": (40, 312, 1555, _BRAIN),
+    "A100-80GB": (80, 312, 2039, _BRAIN),
+    "A800": (80, 312, 2039, _BRAIN),
+    "H20": (96, 148, 4000, _BRAIN),
+    "H100": (80, 989, 3350, _BRAIN),
+    "H800": (80, 989, 3350, _BRAIN),
+    "H200": (141, 989, 4800, _BRAIN),
+    "Ascend 910B": (64, 313, 1600, _BRAIN),
+}
 _ALIASES = {"a100": "A100-40GB", "v10016gb": "V100", "h10080gb": "H100", "a6000": "RTX A6000", "910b": "Ascend 910B"}
 
 
@@ -118,8 +135,9 @@ def _card(name: str) -> Hardware:
     if key is None:
         raise ValueError(f"{name!r} is not a known card; known are cpu, {', '.join(_CARDS)}")
     size, tera, speed, dtype = _CARDS[key]
-    return Hardware(key, size * GB, tera * 1e12 * PEAK_SHARE, speed * 1e9 * BANDWIDTH_SHARE, dtype, False,
-                    _CARD_SLACK, _CARD_BASE)  # fmt: skip
+    return Hardware(
+        key, size * GB, tera * 1e12 * PEAK_SHARE, speed * 1e9 * BANDWIDTH_SHARE, dtype, False, _CARD_SLACK, _CARD_BASE
+    )
 
 
 def _operations(dtype: torch.dtype, rows: int = 512, width: int = 768, height: int = 2048) -> float:

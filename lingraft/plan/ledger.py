@@ -19,8 +19,14 @@ from torch.utils._pytree import tree_leaves
 
 _aten = torch.ops.aten
 BACKWARD = ("start", "middle", "end")  # the phases of a backward pass
-_PRODUCTS = {_aten.mm.default: 0, _aten.bmm.default: 0, _aten.addmm.default: 1, _aten.baddbmm.default: 1,
-             _aten.addmm_.default: 1, _aten.baddbmm_.default: 1}  # fmt: skip
+_PRODUCTS = {
+    _aten.mm.default: 0,
+    _aten.bmm.default: 0,
+    _aten.addmm.default: 1,
+    _aten.baddbmm.default: 1,
+    _aten.addmm_.default: 1,
+    _aten.baddbmm_.default: 1,
+}
 
 
 LARGE = 32 * 2**20  # bytes from which glibc maps memory for a piece alone, and gives it back at once (mallopt(3))

@@ -66,10 +66,18 @@ class Cost:
         """Return the contract's `memory`, and the parts that stand apart."""
         memory = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "activations", "total")}
         each = 4 + 4 + _STATE
-        parts = {"logits": self.logits, "loading": self.loading, "trained_embedding": self.trained_embedding * each,
-                 "trained_head": self.trained_head * each}  # fmt: skip
-        return {"memory": memory, "parts": parts, "trainable_parameters": self.trained,
-                "seconds_per_1k_tokens": self.seconds_per_1k_tokens}  # fmt: skip
+        parts = {
+            "logits": self.logits,
+            "loading": self.loading,
+            "trained_embedding": self.trained_embedding * each,
+            "trained_head": self.trained_head * each,
+        }
+        return {
+            "memory": memory,
+            "parts": parts,
+            "trainable_parameters": self.trained,
+            "seconds_per_1k_tokens": self.seconds_per_1k_tokens,
+        }
 
 
 def look(config: Any, rows: int = 0) -> Model:
@@ -83,8 +91,9 @@ def look(config: Any, rows: int = 0) -> Model:
     return Model(config, kind, count, skeleton.depths_to_trace(built, config), range(old, old + rows) if rows else None)
 
 
-def weigh(model: Model, techniques: Techniques, work: Work, hardware: Hardware, quantised: bool = False,
-          whole: bool = False) -> Cost:  # fmt: skip
+def weigh(
+    model: Model, techniques: Techniques, work: Work, hardware: Hardware, quantised: bool = False, whole: bool = False
+) -> Cost:
     """Trace one way of training; ``whole`` where techniques name blocks, so that fewer would be another thing."""
     target = skeleton.depth_of(model.config)
     depths = (target,) if whole else model.depths
@@ -109,8 +118,10 @@ def _continued(steps: Sequence[Step], depths: Sequence[int], target: int) -> Ste
 
     numbers = {f.name: line(getattr(small, f.name), getattr(big, f.name)) for f in fields(Step) if f.name != "peaks"}
     pairs = {phase: (small.peaks.get(phase, peak), peak) for phase, peak in big.peaks.items()}
-    peaks = {phase: Peak(line(a.live, b.live), line(a.small, b.small), line(a.large, b.large))
-             for phase, (a, b) in pairs.items()}  # fmt: skip
+    peaks = {
+        phase: Peak(line(a.live, b.live), line(a.small, b.small), line(a.large, b.large))
+        for phase, (a, b) in pairs.items()
+    }
     return Step(peaks=peaks, **numbers)
 
 
@@ -121,13 +132,18 @@ def _cost(step: Step, model: Model, work: Work, hardware: Hardware) -> Cost:
     seconds = step.operations / products + step.moved / hardware.bandwidth
     update = _UPDATE * step.trained / hardware.bandwidth / work.micro_steps
     return Cost(
-        weights=step.weights, gradients=gradients, optimizer=optimizer,
+        weights=step.weights,
+        gradients=gradients,
+        optimizer=optimizer,
         activations=max(0, passing - gradients),
         # Weights are read in float32 and then cast: on a card, in the host's memory.
         loading=4 * model.parameters if hardware.is_cpu and work.dtype != torch.float32 else 0,
-        logits=step.logits, trained=step.trained, trained_embedding=step.trained_embedding,
-        trained_head=step.trained_head, seconds_per_1k_tokens=(seconds + update) * 1000 / work.tokens,
-    )  # fmt: skip
+        logits=step.logits,
+        trained=step.trained,
+        trained_embedding=step.trained_embedding,
+        trained_head=step.trained_head,
+        seconds_per_1k_tokens=(seconds + update) * 1000 / work.tokens,
+    )
 
 
 def _held(peaks: Sequence[Peak], hardware: Hardware) -> int:

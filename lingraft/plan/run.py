@@ -1,7 +1,7 @@
 """`lingraft plan MODEL_OR_RECIPE`: what each way of training needs here, which fit, and which to choose.
 
-    lingraft plan meta-llama/Llama-2-7b-hf --hardware "RTX 4090" --length 1024
-    lingraft plan recipe.yaml --json
+lingraft plan meta-llama/Llama-2-7b-hf --hardware "RTX 4090" --length 1024
+lingraft plan recipe.yaml --json
 """
 
 from __future__ import annotations
@@ -44,8 +44,15 @@ class Ask:
     work: Work
 
 
-def plan(model: str | Path, *, recipe: Recipe | None = None, hardware: str | None = None, memory: str | None = None,
-         length: int | None = None, findings: Findings | None = None) -> dict[str, Any]:  # fmt: skip
+def plan(
+    model: str | Path,
+    *,
+    recipe: Recipe | None = None,
+    hardware: str | None = None,
+    memory: str | None = None,
+    length: int | None = None,
+    findings: Findings | None = None,
+) -> dict[str, Any]:
     """Weigh full, frozen-layer, LoRA and QLoRA training of a model, and a recipe's own stages where one is given.
 
     ``model`` is a directory, checkpoint or Hub id (config.json is enough), ignored with a recipe, which names its
@@ -60,24 +67,34 @@ def plan(model: str | Path, *, recipe: Recipe | None = None, hardware: str | Non
     place = find(hardware, memory, _ordered_type(blocks[0][1]))
     asks = [_ask(name, block, place) for name, block in blocks]
     first, low_rank = asks[0], _lora_of(asks[0].block)
-    costs = {name: weigh(found, partial(strategy.techniques, lora=low_rank), first.work, place, strategy.quantised)
-             for name, strategy in NAMED.items()}  # fmt: skip
+    costs = {
+        name: weigh(found, partial(strategy.techniques, lora=low_rank), first.work, place, strategy.quantised)
+        for name, strategy in NAMED.items()
+    }
     stages = [] if recipe is None else [_stage(ask, found, place, _home(base)) for ask in asks]
     known = [s["supervised_tokens"] for s in stages if "supervised_tokens" in s]
     aim = advice.Aim(new_tokens=found.rows is not None, supervised_tokens=max(known) if known else None)
     recommended, why = advice.recommend(costs, found, place, aim)
     return {
-        "model": str(base), "parameters": found.parameters, "hardware": place.as_json(),
-        "length": first.work.length, "tokens_at_once": first.work.tokens,
+        "model": str(base),
+        "parameters": found.parameters,
+        "hardware": place.as_json(),
+        "length": first.work.length,
+        "tokens_at_once": first.work.tokens,
         "gradient_checkpointing": first.work.checkpointing,
-        "strategies": [{"name": name, "means": NAMED[name].means, **cost.as_json(),
-                        "fits": advice.fits(cost, place)} for name, cost in costs.items()],
-        "recommended": recommended, "why": why, **({"stages": stages} if stages else {}),
-    }  # fmt: skip
+        "strategies": [
+            {"name": name, "means": NAMED[name].means, **cost.as_json(), "fits": advice.fits(cost, place)}
+            for name, cost in costs.items()
+        ],
+        "recommended": recommended,
+        "why": why,
+        **({"stages": stages} if stages else {}),
+    }
 
 
-def require_fit(recipe: Recipe, base: Path, findings: Findings, hardware: str | None = None,
-                memory: str | None = None) -> None:  # fmt: skip
+def require_fit(
+    recipe: Recipe, base: Path, findings: Findings, hardware: str | None = None, memory: str | None = None
+) -> None:
     """Note `does-not-fit` for every training stage that this machine has not the memory for, with what would help."""
     found = look(skeleton.read_config(base), new_rows(recipe))
     for name, block in _blocks(recipe, None):
@@ -101,22 +118,33 @@ def _blocks(recipe: Recipe | None, length: int | None) -> list[tuple[str, Traini
     found = [(name, getattr(recipe, name)) for name in STAGES if getattr(recipe, name, None) is not None]
     found = found or [("pretrain", Pretrain.model_validate({"data": "none", "length": _LENGTH}))]
     changed = {} if length is None else {"length": length}
-    return [(name, b.model_copy(update={"techniques": [parse_technique(t) for t in b.techniques], **changed}))
-            for name, b in found]  # fmt: skip
+    return [
+        (name, b.model_copy(update={"techniques": [parse_technique(t) for t in b.techniques], **changed}))
+        for name, b in found
+    ]
 
 
 def _ask(name: str, block: Training, place: Hardware) -> Ask:
     """Lay a stage out as the loop will: batch sizes, type and checkpointing after its own defaults."""
     nothing: Any = None
     stage = Stage(name, block, Path(), (), Path(), Path())
-    chosen = arguments.build(stage, {**_tuning(block.techniques).arguments, **block.trainer},
-                             Examples(nothing, None, nothing))  # fmt: skip
+    chosen = arguments.build(
+        stage, {**_tuning(block.techniques).arguments, **block.trainer}, Examples(nothing, None, nothing)
+    )
     pair = 2 if name == "prefer" else 1  # chosen and rejected go through together
-    return Ask(name, block, chosen, Work(
-        length=block.length, blocks=pair * int(chosen["per_device_train_batch_size"]),
-        micro_steps=int(chosen["gradient_accumulation_steps"]), dtype=_ordered_type(block) or place.dtype,
-        fused=not place.is_cpu, checkpointing=bool(chosen.get("gradient_checkpointing", False)),
-    ))  # fmt: skip
+    return Ask(
+        name,
+        block,
+        chosen,
+        Work(
+            length=block.length,
+            blocks=pair * int(chosen["per_device_train_batch_size"]),
+            micro_steps=int(chosen["gradient_accumulation_steps"]),
+            dtype=_ordered_type(block) or place.dtype,
+            fused=not place.is_cpu,
+            checkpointing=bool(chosen.get("gradient_checkpointing", False)),
+        ),
+    )
 
 
 def _tuning(techniques: Sequence[Technique]) -> Tuning:
@@ -157,16 +185,26 @@ def traced(technique: Technique) -> Technique:
 def _stage(ask: Ask, model: Model, place: Hardware, home: Path | None) -> dict[str, Any]:
     """Return what a recipe's stage needs as it is written, and where it threatens to overfit."""
     cost = _own(ask, model, place)
-    told = {"stage": ask.name, "length": ask.work.length, "tokens_at_once": ask.work.tokens,
-            "gradient_checkpointing": ask.work.checkpointing, **cost.as_json(),
-            "fits": advice.fits(cost, place)}  # fmt: skip
+    told = {
+        "stage": ask.name,
+        "length": ask.work.length,
+        "tokens_at_once": ask.work.tokens,
+        "gradient_checkpointing": ask.work.checkpointing,
+        **cost.as_json(),
+        "fits": advice.fits(cost, place),
+    }
     counted = tokens.supervised(ask.block, home)
     if counted is None:
         return told
     epochs = float(ask.tuning.get("num_train_epochs", 1))
     level = tokens.risk(counted.tokens, epochs, cost.trained)
-    return {**told, "supervised_tokens": counted.tokens, "counted": "all" if counted.exact else "sample",
-            "overfitting": level, "advice": tokens.warning(level, counted, epochs, cost.trained)}  # fmt: skip
+    return {
+        **told,
+        "supervised_tokens": counted.tokens,
+        "counted": "all" if counted.exact else "sample",
+        "overfitting": level,
+        "advice": tokens.warning(level, counted, epochs, cost.trained),
+    }
 
 
 def _home(base: str | Path) -> Path | None:
@@ -178,15 +216,20 @@ def _home(base: str | Path) -> Path | None:
 def _too_much(ask: Ask, cost: Cost, place: Hardware) -> str:
     gb = advice.gb
     ends = cost.trained_embedding + cost.trained_head
-    parts = {"the weights": cost.weights - 4 * ends, "the trained embedding and head": cost.ends,
-             "gradients and optimizer of the other trained parameters": 12 * (cost.trained - ends),
-             "activations": cost.activations}  # fmt: skip
+    parts = {
+        "the weights": cost.weights - 4 * ends,
+        "the trained embedding and head": cost.ends,
+        "gradients and optimizer of the other trained parameters": 12 * (cost.trained - ends),
+        "activations": cost.activations,
+    }
     # Weights are what one has; what breaks it is the largest of what a recipe adds, unless they alone are too much.
     added = [name for name in parts if name != "the weights"]
     breaks = "the weights" if parts["the weights"] > place.memory else max(added, key=lambda name: parts[name])
     listed = ", ".join(f"{name} {gb(size)}" for name, size in parts.items() if size > 0.01 * cost.total)
-    return (f"{ask.name} needs {gb(cost.total)} and {place.name} has {gb(place.memory)}; what breaks it is "
-            f"{breaks} ({listed})")  # fmt: skip
+    return (
+        f"{ask.name} needs {gb(cost.total)} and {place.name} has {gb(place.memory)}; what breaks it is "
+        f"{breaks} ({listed})"
+    )
 
 
 def _remedy(ask: Ask, cost: Cost, model: Model, place: Hardware) -> str:
@@ -194,7 +237,8 @@ def _remedy(ask: Ask, cost: Cost, model: Model, place: Hardware) -> str:
     thin = replace(ask, work=replace(ask.work, checkpointing=True, blocks=1))
     low_rank = _lora_of(ask.block)
     tries: list[tuple[str, Ask, dict[str, Any]]] = [
-        (f"{ask.name}.trainer: gradient_checkpointing: true, per_device_train_batch_size: 1", thin, {})]  # fmt: skip
+        (f"{ask.name}.trainer: gradient_checkpointing: true, per_device_train_batch_size: 1", thin, {})
+    ]
     if low_rank is not None and low_rank.save:
         saved = ", ".join(low_rank.save)
         fewer: dict[str, Any] = {"save": [], "rows": "new" if model.rows is not None else "none"}

@@ -25,8 +25,10 @@ def table(result: Mapping[str, Any]) -> str:
     ends = next((s for s in result["strategies"] if s["name"] == "lora+embed"), None)
     if ends is not None:
         parts = ends["parts"]
-        lines.append(f"Of lora+embed, the trained embedding takes {gb(parts['trained_embedding'])}, the trained head "
-                     f"{gb(parts['trained_head'])}, logits {gb(parts['logits'])}.")  # fmt: skip
+        lines.append(
+            f"Of lora+embed, the trained embedding takes {gb(parts['trained_embedding'])}, the trained head "
+            f"{gb(parts['trained_head'])}, logits {gb(parts['logits'])}."
+        )
     lines.append(f"Times are {place['speed']}{'' if place['speed'] == 'measured' else ', not measured'}.")
     for stage in result.get("stages", ()):
         lines += ["", "As the recipe says:", _row(stage["stage"], stage)]

@@ -44,15 +44,21 @@ def build(config: Any, kind: Kind = "causal") -> nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     if getattr(config, "is_encoder_decoder", False):
-        refuse("config-mismatch", f"{config.model_type} is an encoder with a decoder, which is not trained here",
-               "choose a causal language model, or an encoder to classify with")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{config.model_type} is an encoder with a decoder, which is not trained here",
+            "choose a causal language model, or an encoder to classify with",
+        )
     auto = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
     try:
         with torch.device("meta"):
             model: nn.Module = auto.from_config(copy.deepcopy(config), dtype=torch.float32)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        refuse("config-mismatch", f"transformers cannot build this {config.model_type}: {str(error).splitlines()[0]}",
-               "choose a causal language model, or mend its config.json")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"transformers cannot build this {config.model_type}: {str(error).splitlines()[0]}",
+            "choose a causal language model, or mend its config.json",
+        )
     return model
 
 
@@ -151,8 +157,12 @@ def _from_values(values: Mapping[str, Any] | None, path: Path) -> Any:
         return AutoConfig.for_model(values["model_type"], **rest)
     except Exception as error:  # configs validate themselves, each in its own way
         why = str(error).splitlines()[0].partition(" Should contain one of")[0]  # five hundred names follow
-        refuse("config-mismatch", f"{path} is refused by transformers: {why}",
-               "restore it from its source, or update transformers", path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path} is refused by transformers: {why}",
+            "restore it from its source, or update transformers",
+            path,
+        )
 
 
 def _from_hub(name: str) -> Any:
@@ -166,5 +176,9 @@ def _from_hub(name: str) -> Any:
         return read_config(Path(hf_hub_download(name, "config.json")).parent)
     except OSError as error:  # no network, no such repository, gated: all are OSError there
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        refuse("not-found", f"{name} is no local path, and the Hub did not give its config.json: {reason}",
-               "check the id and the network (HF_ENDPOINT chooses a mirror), or give a local directory", name)
+        refuse(
+            "not-found",
+            f"{name} is no local path, and the Hub did not give its config.json: {reason}",
+            "check the id and the network (HF_ENDPOINT chooses a mirror), or give a local directory",
+            name,
+        )

@@ -29,15 +29,24 @@ def set_attention(model: Any, length: int, fused: bool, ledger: Ledger) -> None:
     """Let a model attend within texts of ``length`` tokens, ``fused`` as on a GPU or as the loop does on a CPU."""
     from transformers import AttentionInterface
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None,
-               dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
+    def attend(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        _mask: Tensor | None,
+        dropout: float = 0.0,
+        **more: Any,
+    ) -> tuple[Tensor, None]:
         if more.get("softcap") is not None or dropout or query.shape[0] != 1 or not _causal(module):
             return _plain(query, key, value, more.get("softcap"), dropout), None
         query, key = query.to(value.dtype), key.to(value.dtype)  # as the loop's own attention does
         ends = range(0, query.shape[2], length)
         strips = not fused and length <= texts.KEEP and more.get("sliding_window") is None
-        parts = [_one(query[0, :, a : a + length], key[0, :, a : a + length], value[0, :, a : a + length],
-                      strips, ledger) for a in ends]  # fmt: skip
+        parts = [
+            _one(query[0, :, a : a + length], key[0, :, a : a + length], value[0, :, a : a + length], strips, ledger)
+            for a in ends
+        ]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return whole.transpose(0, 1).unsqueeze(0), None
 
@@ -119,10 +128,19 @@ class Autocast(TorchFunctionMode):
         return self._cast[id(tensor)]
 
 
-_LOWERED: frozenset[Callable[..., Any]] = frozenset({
-    functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, torch.bmm, torch.addmm,
-    torch.baddbmm, Tensor.baddbmm,
-})  # fmt: skip
+_LOWERED: frozenset[Callable[..., Any]] = frozenset(
+    {
+        functional.linear,
+        torch.matmul,
+        Tensor.matmul,
+        Tensor.__matmul__,
+        torch.mm,
+        torch.bmm,
+        torch.addmm,
+        torch.baddbmm,
+        Tensor.baddbmm,
+    }
+)
 _GROUPED = frozenset(f for f in (getattr(functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None)) if f)
 
 

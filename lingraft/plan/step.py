@@ -59,8 +59,9 @@ class Step:
     moved: int
 
 
-def trace(config: Any, kind: skeleton.Kind, techniques: Sequence[Technique], work: Work, rows: range | None,
-          quantised: bool) -> Step:  # fmt: skip
+def trace(
+    config: Any, kind: skeleton.Kind, techniques: Sequence[Technique], work: Work, rows: range | None, quantised: bool
+) -> Step:
     """Take one update of the model on the meta device and say what it cost."""
     for technique in techniques:
         config = technique.on_config(config)
@@ -80,8 +81,7 @@ def trace(config: Any, kind: skeleton.Kind, techniques: Sequence[Technique], wor
     return _measure(model, blocks, kind, work, below)
 
 
-def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work: Work,
-             below: Sequence[Any]) -> Step:  # fmt: skip
+def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work: Work, below: Sequence[Any]) -> Step:
     ledger = Ledger([*model.parameters(), *model.buffers()])
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     prompted = bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
@@ -106,13 +106,15 @@ def _measure(model: Any, blocks: Sequence[nn.Module], kind: skeleton.Kind, work:
     return Step(
         weights=_weights(model) - sum(_bytes(b.weight) - nf4_bytes(b.weight) for b in below),
         trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        **_ends(causal), logits=logits, peaks=dict(ledger.peaks),
-        operations=ledger.operations, moved=ledger.moved,
-    )  # fmt: skip
+        **_ends(causal),
+        logits=logits,
+        peaks=dict(ledger.peaks),
+        operations=ledger.operations,
+        moved=ledger.moved,
+    )
 
 
-def _micro_step(model: Any, causal: Any, kind: skeleton.Kind, work: Work, ledger: Ledger,
-                prompted: bool) -> int:  # fmt: skip
+def _micro_step(model: Any, causal: Any, kind: skeleton.Kind, work: Work, ledger: Ledger, prompted: bool) -> int:
     """Go forward and backward once, as `train.supervised` does; return the bytes that the head's logits took."""
     autocast = stand_ins.Autocast(work.dtype)
     with autocast:

@@ -58,14 +58,16 @@ def risk(tokens: int, epochs: float, trained: int) -> Risk:
 def warning(level: Risk, tokens: Supervised, epochs: float, trained: int) -> str:
     """Say it in plain words."""
     about = "" if tokens.exact else "about "
-    facts = (f"{about}{tokens.tokens:,} supervised tokens, seen {epochs:g} times, against {trained:,} trained "
-             f"parameters ({tokens.tokens / max(trained, 1):.2g} a parameter)")  # fmt: skip
+    facts = (
+        f"{about}{tokens.tokens:,} supervised tokens, seen {epochs:g} times, against {trained:,} trained "
+        f"parameters ({tokens.tokens / max(trained, 1):.2g} a parameter)"
+    )
     return {
         "low": f"{facts}: overfitting is unlikely",
         "some": f"{facts}: it may overfit; watch a validation loss (validation: 0.02, early_stopping)",
         "high": f"{facts}: it can learn the texts by heart. Use more text, a smaller r, rows: new instead of a whole "
-                "embedding, fewer epochs, and validation with early_stopping",
-    }[level]  # fmt: skip
+        "embedding, fewer epochs, and validation with early_stopping",
+    }[level]
 
 
 def _sources(block: Training) -> list[list[Path]]:

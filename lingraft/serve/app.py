@@ -1,6 +1,6 @@
 """The HTTP front: OpenAI's endpoints in front of an engine.
 
-    door (log, API key, errors in OpenAI's form)  →  body  →  fields  →  gate (429)  →  answers  →  JSON or SSE
+door (log, API key, errors in OpenAI's form)  →  body  →  fields  →  gate (429)  →  answers  →  JSON or SSE
 """
 
 from __future__ import annotations
@@ -102,22 +102,32 @@ class Front:
         async with self.gate.place():
             work = asyncio.get_running_loop().run_in_executor(self.pool, self.engine.embed, body.input, name)
             vectors, used = await work
-        data = [{"object": "embedding", "index": i, "embedding": _coded(v, body.encoding_format)}
-                for i, v in enumerate(vectors)]  # fmt: skip
-        return JSONResponse({"object": "list", "data": data, "model": name,
-                             "usage": {"prompt_tokens": used, "total_tokens": used}})  # fmt: skip
+        data = [
+            {"object": "embedding", "index": i, "embedding": _coded(v, body.encoding_format)}
+            for i, v in enumerate(vectors)
+        ]
+        return JSONResponse(
+            {"object": "list", "data": data, "model": name, "usage": {"prompt_tokens": used, "total_tokens": used}}
+        )
 
     def named(self, name: str | None) -> str:
         """Return a model's name as it is listed; the first where none is given. Error: NotKnown."""
         if name is None:
             return self.engine.names[0]
         if name not in self.engine.names:
-            raise NotKnown(f"the model {name[:200]!r} does not exist; /v1/models lists what there is", "model",
-                           "model_not_found")  # fmt: skip
+            raise NotKnown(
+                f"the model {name[:200]!r} does not exist; /v1/models lists what there is", "model", "model_not_found"
+            )
         return name
 
-    async def _answer(self, request: Request, body: ChatRequest | CompletionRequest, prompts: list[Prompt],
-                      settings: Settings, form: forms.Form) -> Response | Stream:  # fmt: skip
+    async def _answer(
+        self,
+        request: Request,
+        body: ChatRequest | CompletionRequest,
+        prompts: list[Prompt],
+        settings: Settings,
+        form: forms.Form,
+    ) -> Response | Stream:
         n = body.n or 1
         if n * len(prompts) > MOST:
             raise BadRequest(f"{n * len(prompts)} answers are asked for at once; {MOST} may be", "n")
@@ -175,10 +185,12 @@ def build(engine: Engine, limits: Limits) -> Any:
     """Return the ASGI application."""
     front = Front(engine, limits)
     routes = [
-        Route("/health", front.health), Route("/metrics", front.metrics),
-        Route("/v1/models", front.models), Route("/v1/models/{name:path}", front.model),
+        Route("/health", front.health),
+        Route("/metrics", front.metrics),
+        Route("/v1/models", front.models),
+        Route("/v1/models/{name:path}", front.model),
         Route("/v1/chat/completions", front.chat, methods=["POST"]),
         Route("/v1/completions", front.completions, methods=["POST"]),
         Route("/v1/embeddings", front.embeddings, methods=["POST"]),
-    ]  # fmt: skip
+    ]
     return Door(Router(routes, redirect_slashes=False), limits.keys, limits.hosts, front.meters)

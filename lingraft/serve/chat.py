@@ -65,9 +65,18 @@ class Talk:
         return heard.strip()
 
 
-def chat(model: str, base: str | None = None, adapters: Sequence[str] = (), system: str | None = None,
-         stdin: TextIO | None = None, stdout: TextIO | None = None, most: int = MAX_NEW_TOKENS,
-         engine: EngineName = "auto", findings: Findings | None = None, **how: Any) -> None:  # fmt: skip
+def chat(
+    model: str,
+    base: str | None = None,
+    adapters: Sequence[str] = (),
+    system: str | None = None,
+    stdin: TextIO | None = None,
+    stdout: TextIO | None = None,
+    most: int = MAX_NEW_TOKENS,
+    engine: EngineName = "auto",
+    findings: Findings | None = None,
+    **how: Any,
+) -> None:
     """Talk until the input ends or /quit; ``how`` goes to `Options`. Errors: those of the engine."""
     source, sink = stdin or sys.stdin, stdout or sys.stdout
     options = options_for(model, base, concurrency=1, **how)
@@ -172,9 +181,13 @@ def _clear(talk: Talk, _: str) -> None:
 
 
 COMMANDS: dict[str, Callable[[Talk, str], None]] = {
-    "/help": lambda talk, _: talk.tell(HELP), "/system": _system, "/adapter": _adapter, "/compare": _compare,
-    "/clear": _clear, "/history": _history,
-}  # fmt: skip
+    "/help": lambda talk, _: talk.tell(HELP),
+    "/system": _system,
+    "/adapter": _adapter,
+    "/compare": _compare,
+    "/clear": _clear,
+    "/history": _history,
+}
 
 
 @dataclass

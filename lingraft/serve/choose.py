@@ -41,8 +41,12 @@ def open_engine(options: Options, engine: EngineName, findings: Findings) -> Eng
                 raise
             say(f"llama.cpp cannot hold this model ({refusal.problems[0].message}); transformers is used instead")
     if is_gguf(options.base):
-        refuse("unknown-format", f"{options.base} is a GGUF; the transformers engine loads Hugging Face directories",
-               "use --engine llamacpp, or `lingraft convert … --to hf`", options.base)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{options.base} is a GGUF; the transformers engine loads Hugging Face directories",
+            "use --engine llamacpp, or `lingraft convert … --to hf`",
+            options.base,
+        )
     from lingraft.serve.live import Live
 
     return Live(options)
@@ -59,8 +63,9 @@ def default_engine(base: Path) -> Literal["llamacpp", "transformers"]:
     return "transformers" if torch.cuda.is_available() else "llamacpp"
 
 
-def options_for(model: str, base: str | None = None, adapters: Mapping[str, str] | None = None,
-                name: str | None = None, **more: Any) -> Options:  # fmt: skip
+def options_for(
+    model: str, base: str | None = None, adapters: Mapping[str, str] | None = None, name: str | None = None, **more: Any
+) -> Options:
     """Return options from what a user typed: a model or adapter, and further adapters by name.
 
     An adapter's own lineage says which adapters belong below it; those that are part of the model are not repeated.
@@ -74,8 +79,12 @@ def options_for(model: str, base: str | None = None, adapters: Mapping[str, str]
         chains[label] = tuple(p for p in chain if p.resolve() not in {q.resolve() for q in stack.adapters})
     main = name or called(model)
     if main in chains:
-        refuse("unsupported-adapter", f"the model and {chains[main][-1]} would both be called {main!r}",
-               "choose --adapter OTHERNAME=PATH, or another --name", chains[main][-1])  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"the model and {chains[main][-1]} would both be called {main!r}",
+            "choose --adapter OTHERNAME=PATH, or another --name",
+            chains[main][-1],
+        )
     return Options(_whole(stack.base), stack.adapters, main, chains, **more)
 
 
@@ -142,8 +151,12 @@ def _same_vocabulary(model: Path, draft: Path) -> None:
     from lingraft.serve.gguf_facts import read_facts
 
     if read_facts(model).vocabulary != read_facts(draft).vocabulary:
-        refuse("vocab-mismatch", f"the draft {draft} has another vocabulary than {model}",
-               "choose a draft with the same tokenizer, or leave --draft out", draft)  # fmt: skip
+        refuse(
+            "vocab-mismatch",
+            f"the draft {draft} has another vocabulary than {model}",
+            "choose a draft with the same tokenizer, or leave --draft out",
+            draft,
+        )
 
 
 def generation_config(base: Path) -> dict[str, Any]:

@@ -111,16 +111,27 @@ def response(error: BaseException) -> JSONResponse:
 def explain(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Return an error's status, body in OpenAI's form, and headers."""
     if isinstance(error, NoKey):
-        return 401, forms.error("give a valid key: Authorization: Bearer KEY", "authentication_error", None,
-                                "invalid_api_key"), {"WWW-Authenticate": "Bearer"}  # fmt: skip
+        return (
+            401,
+            forms.error("give a valid key: Authorization: Bearer KEY", "authentication_error", None, "invalid_api_key"),
+            {"WWW-Authenticate": "Bearer"},
+        )
     if isinstance(error, Stranger):
         return 403, forms.error("this server answers on loopback alone", "permission_error"), {}
     if isinstance(error, Full):
-        return 429, forms.error(str(error), "rate_limit_error", None, "rate_limit_exceeded"), \
-            {"Retry-After": str(error.seconds)}  # fmt: skip
+        return (
+            429,
+            forms.error(str(error), "rate_limit_error", None, "rate_limit_exceeded"),
+            {"Retry-After": str(error.seconds)},
+        )
     if isinstance(error, TooLarge):
-        return 413, forms.error("the request is larger than this server takes", "invalid_request_error", None,
-                                "request_too_large"), {"Connection": "close"}  # fmt: skip
+        return (
+            413,
+            forms.error(
+                "the request is larger than this server takes", "invalid_request_error", None, "request_too_large"
+            ),
+            {"Connection": "close"},
+        )
     if isinstance(error, NotKnown | BadRequest):
         status = 404 if isinstance(error, NotKnown) else 400
         return status, forms.error(str(error), param=error.param, code=error.code), {}
@@ -131,6 +142,9 @@ def explain(error: BaseException) -> tuple[int, dict[str, Any], dict[str, str]]:
     if isinstance(error, TimeoutError):
         return 408, forms.error("the request did not arrive in time", code="timeout"), {"Connection": "close"}
     if isinstance(error, TimedOut):
-        return 504, forms.error("the answer took longer than this server allows", "timeout_error", None, "timeout"), \
-            {"x-should-retry": "false"}  # fmt: skip
+        return (
+            504,
+            forms.error("the answer took longer than this server allows", "timeout_error", None, "timeout"),
+            {"x-should-retry": "false"},
+        )
     return 500, forms.error("the server failed; its log says more", "server_error"), {}

@@ -41,10 +41,21 @@ class Form:
 
     def whole(self, choices: Sequence[Choice], n: int) -> dict[str, Any]:
         """Return the answer in one piece."""
-        told = [self._choice(i, c, {"message": {"role": "assistant", "content": "".join(c.text), "refusal": None}}
-                             if self.chat else {"text": "".join(c.text)}) for i, c in enumerate(choices)]  # fmt: skip
-        return {**self._head("chat.completion" if self.chat else "text_completion"), "choices": told,
-                "usage": usage(choices, n)}  # fmt: skip
+        told = [
+            self._choice(
+                i,
+                c,
+                {"message": {"role": "assistant", "content": "".join(c.text), "refusal": None}}
+                if self.chat
+                else {"text": "".join(c.text)},
+            )
+            for i, c in enumerate(choices)
+        ]
+        return {
+            **self._head("chat.completion" if self.chat else "text_completion"),
+            "choices": told,
+            "usage": usage(choices, n),
+        }
 
     def first(self, index: int) -> dict[str, Any] | None:
         """Return the chunk that opens an answer, where there is one."""
@@ -69,16 +80,22 @@ class Form:
         return "chat.completion.chunk" if self.chat else "text_completion"
 
     def _chunk(self, index: int, body: Mapping[str, Any], probs: Any, finish: str | None) -> dict[str, Any]:
-        return {**self._head(self._kind()),
-                "choices": [{"index": index, **body, "logprobs": probs, "finish_reason": finish}]}  # fmt: skip
+        return {
+            **self._head(self._kind()),
+            "choices": [{"index": index, **body, "logprobs": probs, "finish_reason": finish}],
+        }
 
     def _head(self, kind: str) -> dict[str, Any]:
         prefix = "chatcmpl" if self.chat else "cmpl"
         return {"id": f"{prefix}-{self.id}", "object": kind, "created": self.created, "model": self.model}
 
     def _choice(self, index: int, choice: Choice, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {"index": index, **body, "logprobs": self._probs(choice.logprobs, 0),
-                "finish_reason": choice.finish or "stop"}  # fmt: skip
+        return {
+            "index": index,
+            **body,
+            "logprobs": self._probs(choice.logprobs, 0),
+            "finish_reason": choice.finish or "stop",
+        }
 
     def _probs(self, logprobs: Sequence[Mapping[str, Any]], offset: int) -> dict[str, Any] | None:
         if self.top is None or not logprobs:
@@ -90,9 +107,12 @@ class Form:
         for item in kept:
             offsets.append(at)
             at += len(item["token"])
-        return {"tokens": [item["token"] for item in kept], "token_logprobs": [item["logprob"] for item in kept],
-                "top_logprobs": [{t["token"]: t["logprob"] for t in item["top_logprobs"]} for item in kept],
-                "text_offset": offsets}  # fmt: skip
+        return {
+            "tokens": [item["token"] for item in kept],
+            "token_logprobs": [item["logprob"] for item in kept],
+            "top_logprobs": [{t["token"]: t["logprob"] for t in item["top_logprobs"]} for item in kept],
+            "text_offset": offsets,
+        }
 
 
 def _cut(item: Mapping[str, Any], top: int) -> dict[str, Any]:
@@ -109,8 +129,9 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def error(message: str, kind: str = "invalid_request_error", param: str | None = None,
-          code: str | None = None) -> dict[str, Any]:  # fmt: skip
+def error(
+    message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """Return an error as OpenAI writes it."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

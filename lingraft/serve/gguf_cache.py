@@ -57,10 +57,18 @@ def gguf_for(stack: models.Stack, bits: int | None, findings: Findings) -> Path:
 
 def _key(base: Checkpoint, adapters: tuple[Path, ...], kind: str) -> str:
     """Digest everything that goes into a GGUF."""
-    beside = [base.side_content(), *({f.name: f.read_bytes() for f in sorted(a.iterdir()) if _tells(f)}
-                                     for a in adapters)]  # fmt: skip
-    told = [VERSION, kind, base_fingerprint(base.path), [adapter_fingerprint(a) for a in adapters], dict(base.config),
-            [{name: blake3(content).hexdigest() for name, content in files.items()} for files in beside]]  # fmt: skip
+    beside = [
+        base.side_content(),
+        *({f.name: f.read_bytes() for f in sorted(a.iterdir()) if _tells(f)} for a in adapters),
+    ]
+    told = [
+        VERSION,
+        kind,
+        base_fingerprint(base.path),
+        [adapter_fingerprint(a) for a in adapters],
+        dict(base.config),
+        [{name: blake3(content).hexdigest() for name, content in files.items()} for files in beside],
+    ]
     return blake3(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:40] + f"-{kind}"
 
 

@@ -33,6 +33,11 @@ def read_facts(path: Path) -> Facts:
     width = number("rope.dimension_count", number("embedding_length", heads * 64) / heads)
     tokens = told.get("tokenizer.ggml.tokens") or ()
     kept = number("attention.head_count_kv", heads) * number("attention.key_length", width) * number("block_count", 1)
-    return Facts(int(number("context_length", 4096)), number("rope.freq_base", 10000.0), int(width),
-                 bool(told.get("tokenizer.chat_template")), tuple(str(token) for token in tokens),
-                 int(kept * 2 * 2))  # fmt: skip
+    return Facts(
+        int(number("context_length", 4096)),
+        number("rope.freq_base", 10000.0),
+        int(width),
+        bool(told.get("tokenizer.chat_template")),
+        tuple(str(token) for token in tokens),
+        int(kept * 2 * 2),
+    )

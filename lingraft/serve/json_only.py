@@ -23,8 +23,9 @@ def json_only(emit: Emit, whole: bool) -> Emit:
             heard.append(piece.text)
         ended = whole and piece.finish == "stop"
         if (begins and begins[0] not in STARTS) or (ended and not _is_json("".join(heard))):
-            raise BadRequest("the engine did not keep to this response_format: it may not understand the schema",
-                             "response_format")  # fmt: skip
+            raise BadRequest(
+                "the engine did not keep to this response_format: it may not understand the schema", "response_format"
+            )
         return emit(piece)
 
     return checked

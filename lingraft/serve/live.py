@@ -116,8 +116,12 @@ class Live:
                 else:
                     tuner.load_adapter(path, _label(path))
             except (ValueError, RuntimeError, KeyError, OSError) as error:
-                refuse("base-mismatch", f"{path} does not fit its base: {str(error).splitlines()[0]}",
-                       "run `lingraft verify ADAPTER --base BASE`", path)  # fmt: skip
+                refuse(
+                    "base-mismatch",
+                    f"{path} does not fit its base: {str(error).splitlines()[0]}",
+                    "run `lingraft verify ADAPTER --base BASE`",
+                    path,
+                )
         if tuner is None:
             return
         tuner.eval()
@@ -151,8 +155,12 @@ def is_low_rank(adapter: Path) -> bool:
     config = read_json(home(adapter) / "adapter_config.json")
     more = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "use_dora")
     embeds = {"embed_tokens", "lm_head", "wte"} & set(config.get("target_modules") or ())
-    return (config.get("peft_type") == "LORA" and not embeds and not any(config.get(key) for key in more)
-            and config.get("bias", "none") == "none")  # fmt: skip
+    return (
+        config.get("peft_type") == "LORA"
+        and not embeds
+        and not any(config.get(key) for key in more)
+        and config.get("bias", "none") == "none"
+    )
 
 
 def _loading(options: Options) -> dict[str, Any]:
@@ -162,12 +170,18 @@ def _loading(options: Options) -> dict[str, Any]:
         try:
             import bitsandbytes  # noqa: F401
         except ImportError:
-            refuse("does-not-fit", f"{options.bits} bits need bitsandbytes with the transformers engine",
-                   "pip install 'lingraft[bitsandbytes]', or leave --bits out")  # fmt: skip
+            refuse(
+                "does-not-fit",
+                f"{options.bits} bits need bitsandbytes with the transformers engine",
+                "pip install 'lingraft[bitsandbytes]', or leave --bits out",
+            )
         from transformers import BitsAndBytesConfig
 
-        more["quantization_config"] = (BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-                                       if options.bits == 4 else BitsAndBytesConfig(load_in_8bit=True))  # fmt: skip
+        more["quantization_config"] = (
+            BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+            if options.bits == 4
+            else BitsAndBytesConfig(load_in_8bit=True)
+        )
     if options.bits == 32:
         import torch
 
@@ -188,14 +202,22 @@ def stretch(base: Path, context: int, rope: str) -> Any:
     if not trained or not own or context <= trained:
         return None
     if own.get("rope_type", "default") != "default":
-        refuse("config-mismatch", f"{base} stretches its positions already ({own['rope_type']}), to {trained}",
-               f"choose a --context up to {trained}", base)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{base} stretches its positions already ({own['rope_type']}), to {trained}",
+            f"choose a --context up to {trained}",
+            base,
+        )
     factor = context / trained
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if rope == "ntk":
         config.rope_parameters = {**own, "rope_theta": own["rope_theta"] * factor ** (width / (width - 2))}
     else:
-        config.rope_parameters = {**own, "rope_type": rope, "factor": factor,
-                                  "original_max_position_embeddings": trained}  # fmt: skip
+        config.rope_parameters = {
+            **own,
+            "rope_type": rope,
+            "factor": factor,
+            "original_max_position_embeddings": trained,
+        }
     config.max_position_embeddings = context
     return config

@@ -72,8 +72,9 @@ def _stretch(params: Any, load: Load) -> None:
         return
     params.rope_freq_scale = 1 / factor
     params.yarn_orig_ctx = facts.context
-    params.rope_scaling_type = (kinds.LLAMA_ROPE_SCALING_TYPE_YARN if load.options.rope == "yarn"
-                                else kinds.LLAMA_ROPE_SCALING_TYPE_LINEAR)  # fmt: skip
+    params.rope_scaling_type = (
+        kinds.LLAMA_ROPE_SCALING_TYPE_YARN if load.options.rope == "yarn" else kinds.LLAMA_ROPE_SCALING_TYPE_LINEAR
+    )
 
 
 def context_for(facts: Facts, options: Options) -> int:

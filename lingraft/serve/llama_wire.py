@@ -12,14 +12,21 @@ def body_of(settings: Settings, own: Mapping[str, Any], loras: Sequence[bool]) -
     """Return a request's fields as llama.cpp names them, every sampler set: its own defaults are not OpenAI's."""
     sampled = bool(own.get("do_sample"))
     body: dict[str, Any] = {
-        "stream": True, "stream_options": {"include_usage": True}, "return_progress": True, "cache_prompt": True,
-        "reasoning_format": "none", "min_p": 0.0, "repeat_penalty": float(own.get("repetition_penalty") or 1.0),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_progress": True,
+        "cache_prompt": True,
+        "reasoning_format": "none",
+        "min_p": 0.0,
+        "repeat_penalty": float(own.get("repetition_penalty") or 1.0),
         "temperature": _first(settings.temperature, own.get("temperature") or 1.0 if sampled else 0.0),
         "top_p": _first(settings.top_p, own.get("top_p") or 1.0 if sampled else 1.0),
         "top_k": _first(settings.top_k, own.get("top_k") or 0 if sampled else 0),
-        "frequency_penalty": settings.frequency_penalty, "presence_penalty": settings.presence_penalty,
-        "stop": list(settings.stop), "lora": [{"id": i, "scale": float(on)} for i, on in enumerate(loras)],
-    }  # fmt: skip
+        "frequency_penalty": settings.frequency_penalty,
+        "presence_penalty": settings.presence_penalty,
+        "stop": list(settings.stop),
+        "lora": [{"id": i, "scale": float(on)} for i, on in enumerate(loras)],
+    }
     if settings.max_tokens is not None:
         body["max_tokens"] = settings.max_tokens
     if settings.seed is not None:

@@ -134,8 +134,12 @@ class _Loaded:
                 self.server.handle_metrics()  # its loop runs now: told to end before it began, it would wait for ever
         except RuntimeError as error:
             shutil.rmtree(self.folder, ignore_errors=True)
-            refuse("config-mismatch", f"llama.cpp cannot load {load.gguf}: {error}",
-                   "try --engine transformers, a smaller --context, or `lingraft inspect` on it", load.gguf)
+            refuse(
+                "config-mismatch",
+                f"llama.cpp cannot load {load.gguf}: {error}",
+                "try --engine transformers, a smaller --context, or `lingraft inspect` on it",
+                load.gguf,
+            )
 
     def ask(self, handler: str, body: Mapping[str, Any], emit: Emit) -> None:
         """Hand one request to llama.cpp and its pieces to ``emit``. Error: BadRequest."""

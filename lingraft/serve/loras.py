@@ -38,8 +38,12 @@ def loras_for(base: Path, below: Sequence[Path], chain: Sequence[Path], findings
 
 def _one(base: Path, adapters: Sequence[Path], findings: Findings) -> Path:
     last = adapters[-1]
-    told = [VERSION, adapter_fingerprint(last), read_json(home(last) / "adapter_config.json"),
-            read_json(base / "config.json")]  # fmt: skip
+    told = [
+        VERSION,
+        adapter_fingerprint(last),
+        read_json(home(last) / "adapter_config.json"),
+        read_json(base / "config.json"),
+    ]
     target = folder() / f"{blake3(json.dumps(told, sort_keys=True).encode()).hexdigest()[:40]}-lora.gguf"
     if target.is_file():
         touch(target)

@@ -40,8 +40,10 @@ class _Now:
 
     def collect(self) -> list[GaugeMetricFamily]:
         """Return the gauges."""
-        return [GaugeMetricFamily("lingraft_running", "Answers under way.", self.running()),
-                GaugeMetricFamily("lingraft_waiting", "Requests in line.", self.waiting())]  # fmt: skip
+        return [
+            GaugeMetricFamily("lingraft_running", "Answers under way.", self.running()),
+            GaugeMetricFamily("lingraft_waiting", "Requests in line.", self.waiting()),
+        ]
 
 
 @dataclass
@@ -61,6 +63,13 @@ class Line:
     def write(self, status: int) -> None:
         """Write it; prompts and answers are in it only where the server was asked to log them."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "Z"
-        told = {"time": stamp, "id": self.id, "client": self.client, "path": self.path, "status": status,
-                "seconds": round(self.elapsed(), 3), **self.facts}  # fmt: skip
+        told = {
+            "time": stamp,
+            "id": self.id,
+            "client": self.client,
+            "path": self.path,
+            "status": status,
+            "seconds": round(self.elapsed(), 3),
+            **self.facts,
+        }
         print(json.dumps(told, ensure_ascii=False), file=sys.stderr, flush=True)

@@ -27,5 +27,6 @@ def fits(tokens: int, settings: Settings, context: int) -> None:
     if tokens == 0:
         raise BadRequest("the prompt is empty", "prompt")
     if tokens + max(settings.room, 1) > context:
-        raise BadRequest(f"the prompt has {tokens} tokens; the context is {context}", "messages",
-                         "context_length_exceeded")  # fmt: skip
+        raise BadRequest(
+            f"the prompt has {tokens} tokens; the context is {context}", "messages", "context_length_exceeded"
+        )

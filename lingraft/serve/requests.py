@@ -54,8 +54,9 @@ def _several(stop: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_clean)]
 Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-Stop = Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(_several),
-                 Field(max_length=16)]  # fmt: skip
+Stop = Annotated[
+    list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(_several), Field(max_length=16)
+]
 
 
 class _Said(BaseModel):
@@ -98,10 +99,16 @@ class _Common(BaseModel):
     def settings(self) -> Settings:
         """Return what the engine is told."""
         return Settings(
-            model=self.model, max_tokens=self.max_tokens, temperature=self.temperature, top_p=self.top_p,
-            top_k=self.top_k, seed=self.seed, stop=tuple(self.stop), frequency_penalty=self.frequency_penalty or 0.0,
+            model=self.model,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            stop=tuple(self.stop),
+            frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
-        )  # fmt: skip
+        )
 
 
 class _Format(BaseModel):
@@ -135,12 +142,17 @@ class ChatRequest(_Common):
         if self.top_logprobs is not None and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
         if self.response_format and self.response_format.type == "json_schema" and not self.response_format.has_schema:
-            raise BadRequest("json_schema needs a schema: {type: json_schema, json_schema: {name: …, schema: {…}}}",
-                             "response_format")  # fmt: skip
+            raise BadRequest(
+                "json_schema needs a schema: {type: json_schema, json_schema: {name: …, schema: {…}}}",
+                "response_format",
+            )
         form = self.response_format.model_dump() if self.response_format else {"type": "text"}
-        return replace(super().settings(), max_tokens=self.max_completion_tokens or self.max_tokens,
-                       top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-                       response_format=None if form["type"] == "text" else form)  # fmt: skip
+        return replace(
+            super().settings(),
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            response_format=None if form["type"] == "text" else form,
+        )
 
 
 class CompletionRequest(_Common):

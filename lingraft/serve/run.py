@@ -30,8 +30,12 @@ def serve(options: Options, engine: EngineName, host: str, port: int, limits: Li
         if find_spec(name) is None:
             refuse("does-not-fit", f"the server needs {name}", "pip install 'lingraft[serve]'")
     if not is_loopback(host) and not limits.keys:
-        refuse("does-not-fit", f"--host {host} lets other machines in, and there is no API key",
-               "add --api-key KEY (or set LINGRAFT_API_KEY), or leave --host out", host)  # fmt: skip
+        refuse(
+            "does-not-fit",
+            f"--host {host} lets other machines in, and there is no API key",
+            "add --api-key KEY (or set LINGRAFT_API_KEY), or leave --host out",
+            host,
+        )
     listening = listen(host, port)
     from lingraft.serve.choose import open_engine
 
@@ -50,9 +54,15 @@ def answer(engine: Engine, listening: socket.socket, limits: Limits) -> None:
     from lingraft.serve.app import build
 
     config = uvicorn.Config(
-        build(engine, limits), log_config=None, access_log=False, lifespan="off", server_header=False, ws="none",
-        timeout_keep_alive=30, timeout_graceful_shutdown=int(limits.timeout) + 5,
-    )  # fmt: skip
+        build(engine, limits),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(limits.timeout) + 5,
+    )
     host, port = listening.getsockname()[:2]
     where = f"[{host}]" if ":" in host else host
     say(f"{engine.kind}: {', '.join(engine.names)}; context {engine.context:,} tokens")
@@ -81,8 +91,9 @@ def listen(host: str, port: int) -> socket.socket:
         found.listen(512)
     except (OSError, OverflowError) as error:
         found.close()
-        refuse("unreadable", f"port {port} of {host} cannot be opened: {error}", "choose another --port or --host",
-               host)  # fmt: skip
+        refuse(
+            "unreadable", f"port {port} of {host} cannot be opened: {error}", "choose another --port or --host", host
+        )
     return found
 
 

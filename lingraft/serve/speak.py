@@ -24,12 +24,17 @@ def speak(model: Any, tokenizer: Any, ids: list[int], settings: Settings, most: 
         more["logits_processor"] = LogitsProcessorList([hearing.note])
     with torch.inference_mode():
         model.generate(
-            inputs, attention_mask=torch.ones_like(inputs), streamer=hearing, max_new_tokens=most,
-            stopping_criteria=StoppingCriteriaList([lambda now, _, **__: torch.full((len(now),), hearing.stopped,
-                                                                                    device=now.device)]),
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            streamer=hearing,
+            max_new_tokens=most,
+            stopping_criteria=StoppingCriteriaList(
+                [lambda now, _, **__: torch.full((len(now),), hearing.stopped, device=now.device)]
+            ),
             pad_token_id=next((int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0),
-            **sampling(settings, model.generation_config), **more,
-        )  # fmt: skip
+            **sampling(settings, model.generation_config),
+            **more,
+        )
     hearing.finish(len(ids), _ends(model.generation_config, tokenizer))
 
 

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from lingraft.serve.app import Front
 
 QUIET = 15.0  # seconds without a token after which a stream sends a comment, so that nobody thinks it dead
-HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
-           (b"x-accel-buffering", b"no")]  # fmt: skip
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 
 
 class Stream:
     """The answers of one request on their way to a client; an ASGI application, as starlette's responses are."""
 
-    def __init__(self, front: Front, request: Request, answers: Answers, form: forms.Form, n: int, wants_usage: bool,
-                 line: Line) -> None:  # fmt: skip
+    def __init__(
+        self, front: Front, request: Request, answers: Answers, form: forms.Form, n: int, wants_usage: bool, line: Line
+    ) -> None:
         self.front, self.request, self.answers, self.form, self.n = front, request, answers, form, n
         self.wants_usage, self.line = wants_usage, line
         self.choices = [forms.Choice() for _ in answers.tasks]

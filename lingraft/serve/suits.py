@@ -28,8 +28,9 @@ def check(options: Options, findings: Findings) -> None:
         if source.decided is None or not any(adapter.lineage for adapter in source.adapters):
             continue
         known = replace(source.decided.inside, fingerprint=base_fingerprint(options.base))
-        given = [order.Given(a.path, f, a.lineage)
-                 for a, f in zip(source.adapters, source.decided.fingerprints, strict=True)]  # fmt: skip
+        given = [
+            order.Given(a.path, f, a.lineage) for a, f in zip(source.adapters, source.decided.fingerprints, strict=True)
+        ]
         order.check(options.base, known, given, findings)
     findings.settle()
 

@@ -26,15 +26,21 @@ def arguments(options: Options) -> dict[str, Any]:
     mixed = [p for chain in options.adapters.values() for p in chain if not is_low_rank(p)]
     if options.main or mixed or any(len(chain) != 1 for chain in options.adapters.values()):
         path = next(iter([*options.main, *mixed]), None)
-        refuse("unsupported-adapter", f"{path or 'a chain of adapters'}: vLLM switches single LoRA adapters alone",
-               "merge it first (`lingraft merge`), or use another --engine", path)  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"{path or 'a chain of adapters'}: vLLM switches single LoRA adapters alone",
+            "merge it first (`lingraft merge`), or use another --engine",
+            path,
+        )
     told: dict[str, Any] = {"model": str(options.base), "max_num_seqs": options.concurrency}
     if options.context is not None:
         told["max_model_len"] = options.context
         stretched = stretch(options.base, options.context, options.rope)
         if stretched is not None:
-            told["hf_overrides"] = {"rope_parameters": stretched.rope_parameters,
-                                    "max_position_embeddings": options.context}  # fmt: skip
+            told["hf_overrides"] = {
+                "rope_parameters": stretched.rope_parameters,
+                "max_position_embeddings": options.context,
+            }
     if options.bits in (4, 8):
         told["quantization"] = {4: "bitsandbytes", 8: "fp8"}[options.bits]
     if options.draft is not None:
@@ -54,10 +60,17 @@ def _rank(options: Options) -> int:
 
 def sampling(settings: Settings) -> dict[str, Any]:
     """Return the fields of vLLM's SamplingParams that a request sets."""
-    told = {"max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_p": settings.top_p,
-            "top_k": settings.top_k, "seed": settings.seed, "stop": list(settings.stop) or None,
-            "logprobs": settings.top_logprobs, "frequency_penalty": settings.frequency_penalty or None,
-            "presence_penalty": settings.presence_penalty or None}  # fmt: skip
+    told = {
+        "max_tokens": settings.max_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "top_k": settings.top_k,
+        "seed": settings.seed,
+        "stop": list(settings.stop) or None,
+        "logprobs": settings.top_logprobs,
+        "frequency_penalty": settings.frequency_penalty or None,
+        "presence_penalty": settings.presence_penalty or None,
+    }
     return {key: value for key, value in told.items() if value is not None}
 
 
@@ -76,8 +89,10 @@ class Vllm:
 
         self.options = options
         self.tokenizer = models.load_tokenizer(options.base)
-        self._loras = {name: LoRARequest(name, number, str(chain[0]))
-                       for number, (name, chain) in enumerate(options.adapters.items(), 1)}  # fmt: skip
+        self._loras = {
+            name: LoRARequest(name, number, str(chain[0]))
+            for number, (name, chain) in enumerate(options.adapters.items(), 1)
+        }
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -138,7 +153,14 @@ class Vllm:
 def _logprobs(made: Any) -> tuple[dict[str, Any], ...]:
     told = []
     for token, seen in zip(made.token_ids, made.logprobs or (), strict=False):
-        items = {i: {"id": i, "token": p.decoded_token or "", "bytes": list((p.decoded_token or "").encode()),
-                     "logprob": p.logprob} for i, p in seen.items()}  # fmt: skip
+        items = {
+            i: {
+                "id": i,
+                "token": p.decoded_token or "",
+                "bytes": list((p.decoded_token or "").encode()),
+                "logprob": p.logprob,
+            }
+            for i, p in seen.items()
+        }
         told.append({**items[token], "top_logprobs": list(items.values())})
     return tuple(told)

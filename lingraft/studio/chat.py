@@ -25,21 +25,52 @@ def page(words: Words, root: Path) -> None:
     loaded = Loaded()
     before, after = _models(root)
     with gr.Row():
-        one = words.text(label=Both("Base", "底座模型"), value=before, elem_id="chat-base", max_lines=3, info=HOW,
-                         min_width=240)  # fmt: skip
-        two = words.text(label=Both("Adapted", "适配后的模型"), value=after, elem_id="chat-adapted", max_lines=5,
-                         info=HOW, min_width=240)  # fmt: skip
+        one = words.text(
+            label=Both("Base", "底座模型"), value=before, elem_id="chat-base", max_lines=3, info=HOW, min_width=240
+        )
+        two = words.text(
+            label=Both("Adapted", "适配后的模型"),
+            value=after,
+            elem_id="chat-adapted",
+            max_lines=5,
+            info=HOW,
+            min_width=240,
+        )
     with gr.Row(elem_classes="talks"):
-        talks = [gr.Chatbot(show_label=False, elem_id=f"talk-{name}", render_markdown=False, height=380,
-                            layout="bubble", buttons=["copy"], feedback_options=None, latex_delimiters=[])
-                 for name in ("base", "adapted")]  # fmt: skip
+        talks = [
+            gr.Chatbot(
+                show_label=False,
+                elem_id=f"talk-{name}",
+                render_markdown=False,
+                height=380,
+                layout="bubble",
+                buttons=["copy"],
+                feedback_options=None,
+                latex_delimiters=[],
+            )
+            for name in ("base", "adapted")
+        ]
     notice = gr.HTML(elem_id="chat-notice")
-    question = words.text(label=Both("Question", "问题"), placeholder=QUESTION, max_lines=8,
-                          elem_id="chat-question", show_label=False, submit_btn=True, stop_btn=True)  # fmt: skip
+    question = words.text(
+        label=Both("Question", "问题"),
+        placeholder=QUESTION,
+        max_lines=8,
+        elem_id="chat-question",
+        show_label=False,
+        submit_btn=True,
+        stop_btn=True,
+    )
     with words.make(gr.Accordion, label=Both("Settings", "设置"), open=False):
         system = words.text(label=Both("System message", "系统消息"), elem_id="chat-system")
-        most = words.make(gr.Slider, label=Both("Longest answer, in tokens", "最长回答（词元）"), minimum=16,
-                          maximum=2048, step=16, value=MOST, elem_id="chat-most")  # fmt: skip
+        most = words.make(
+            gr.Slider,
+            label=Both("Longest answer, in tokens", "最长回答（词元）"),
+            minimum=16,
+            maximum=2048,
+            step=16,
+            value=MOST,
+            elem_id="chat-most",
+        )
     clear = words.make(gr.Button, value=Both("Begin anew", "重新开始"), elem_id="chat-clear", size="sm")
 
     def ask(text: str, names: tuple[str, str], said: list[Talk], system_text: str, tokens: float) -> Iterator[Any]:
@@ -47,8 +78,11 @@ def page(words: Words, root: Path) -> None:
 
     asked = question.submit(
         lambda text, a, b, x, y, s, n: (yield from ask(text, (a, b), [x or [], y or []], s, n)),
-        [question, one, two, *talks, system, most], [question, *talks, notice], show_progress="hidden",
-        concurrency_limit=1)  # fmt: skip
+        [question, one, two, *talks, system, most],
+        [question, *talks, notice],
+        show_progress="hidden",
+        concurrency_limit=1,
+    )
     question.stop(None, None, None, cancels=[asked])
     clear.click(lambda: ([], [], ""), None, [*talks, notice], cancels=[asked], show_progress="hidden")
 
@@ -62,8 +96,9 @@ def _models(root: Path) -> tuple[str, str]:
     return "", ""
 
 
-def _ask(loaded: Loaded, text: str, names: tuple[str, str], said: list[Talk], system: str,
-         most: int) -> Iterator[tuple[str, Talk, Talk, str]]:  # fmt: skip
+def _ask(
+    loaded: Loaded, text: str, names: tuple[str, str], said: list[Talk], system: str, most: int
+) -> Iterator[tuple[str, Talk, Talk, str]]:
     """Yield the question box, both conversations and a notice, again and again while the models answer."""
     if not text.strip():
         yield text, said[0], said[1], ""

@@ -84,8 +84,13 @@ def look_at(folder: Path) -> Dropped:
     The base is one that was dropped with them, else the one that a single adapter names, with the adapters that were
     live below it, where those are on this machine.
     """
-    own = [folder] if _is(folder, "adapter_config.json", "config.json") else sorted(
-        f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []  # fmt: skip
+    own = (
+        [folder]
+        if _is(folder, "adapter_config.json", "config.json")
+        else sorted(f for f in folder.iterdir() if f.is_dir())
+        if folder.is_dir()
+        else []
+    )
     adapters = tuple(f for f in own if _is(f, "adapter_config.json"))
     bases = [f for f in own if f not in adapters and _is(f, "config.json")]
     if bases or len(adapters) != 1:
@@ -107,9 +112,18 @@ def zone() -> Markup:
     """Return the place to drop at; drop.js finds it by its id."""
     pick = Both("choose a folder", "选择文件夹")
     return tag(
-        "div", tag("p", Both("Drop a folder or files here, or ", "将文件夹或文件拖到这里，或"),
-                   tag("button", pick, type="button", class_="pick"), class_="ask"),
-        tag("p", Both("It is copied: type the path of a large model.", "内容会被复制：大模型请直接填路径。"),
-            class_="soft"),
-        tag("p", class_="state-line", role="status"), id="drop-zone",
-    )  # fmt: skip
+        "div",
+        tag(
+            "p",
+            Both("Drop a folder or files here, or ", "将文件夹或文件拖到这里，或"),
+            tag("button", pick, type="button", class_="pick"),
+            class_="ask",
+        ),
+        tag(
+            "p",
+            Both("It is copied: type the path of a large model.", "内容会被复制：大模型请直接填路径。"),
+            class_="soft",
+        ),
+        tag("p", class_="state-line", role="status"),
+        id="drop-zone",
+    )

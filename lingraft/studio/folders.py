@@ -91,11 +91,15 @@ def look(folder: Path) -> RunFolder:
     known = state.get("stages")
     entries: Mapping[str, Any] = known if isinstance(known, dict) else {}
     running = time.time() - _mtime(folder / "work" / "seconds") < ALIVE
-    stages = tuple(_stage(folder, name, entries.get(name)) for name in STAGES
-                   if name in entries or (folder / "work" / name).is_dir())  # fmt: skip
+    stages = tuple(
+        _stage(folder, name, entries.get(name))
+        for name in STAGES
+        if name in entries or (folder / "work" / name).is_dir()
+    )
     done = bool(state.get("finished")) and not running
-    return RunFolder(folder, "running" if running else "finished" if done else "stopped", _seconds(folder, state),
-                     stages)  # fmt: skip
+    return RunFolder(
+        folder, "running" if running else "finished" if done else "stopped", _seconds(folder, state), stages
+    )
 
 
 def stamp(folder: Path) -> tuple[float, ...]:
@@ -109,8 +113,13 @@ def _stage(folder: Path, name: str, entry: Any) -> Stage:
     result = told.get("result")
     seconds = told.get("seconds")
     log = read_log(folder / "work" / name / "log.jsonl")
-    return Stage(name, float(seconds) if isinstance(seconds, int | float) else 0.0, "key" in told,
-                 result if isinstance(result, dict) else {}, log)  # fmt: skip
+    return Stage(
+        name,
+        float(seconds) if isinstance(seconds, int | float) else 0.0,
+        "key" in told,
+        result if isinstance(result, dict) else {},
+        log,
+    )
 
 
 def read_log(file: Path) -> tuple[Mapping[str, Any], ...]:
@@ -128,7 +137,6 @@ def read_log(file: Path) -> tuple[Mapping[str, Any], ...]:
         if isinstance(row, dict):
             rows.append(row)
     return tuple(rows)
-
 
 
 def _seconds(folder: Path, state: Mapping[str, Any]) -> float:

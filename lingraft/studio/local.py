@@ -19,8 +19,12 @@ def local(name: str) -> Path:
         refuse("not-found", "no path is given", "type the path of a folder or file")
     fetched = cache() / text.partition(":")[2]
     if text.startswith("modelscope:") or (text == models.EMBEDDED and not fetched.is_dir()):
-        refuse("not-found", f"{text} is not on this machine, and the studio asks nobody outside",
-               f"fetch it first: lingraft inspect {text}", text)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{text} is not on this machine, and the studio asks nobody outside",
+            f"fetch it first: lingraft inspect {text}",
+            text,
+        )
     return models.locate(text)  # with HF_HUB_OFFLINE set, a Hub id is found in the Hub's cache or not at all
 
 

@@ -14,17 +14,33 @@ from lingraft.studio.drop import Drops
 from lingraft.studio.words import CHOICES, Both, Words
 
 STYLE = Path(__file__).with_name("look.css")
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei",
-         "Noto Sans CJK SC", "Noto Sans SC", "sans-serif")  # fmt: skip
+FONTS = (
+    "system-ui",
+    "-apple-system",
+    "Segoe UI",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Microsoft YaHei",
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "sans-serif",
+)
 MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
-PAGES = (("runs", Both("Runs", "训练")), ("weights", Both("Weights", "权重")),
-         ("vocabulary", Both("Vocabulary", "词表")), ("chat", Both("Chat", "对话")))  # fmt: skip
+PAGES = (
+    ("runs", Both("Runs", "训练")),
+    ("weights", Both("Weights", "权重")),
+    ("vocabulary", Both("Vocabulary", "词表")),
+    ("chat", Both("Chat", "对话")),
+)
 KEY = "lingraft-language"
 # What was chosen before, else Chinese where browser or server ask for it.
-REMEMBER = ("() => localStorage.getItem('%s') || "
-            "((navigator.language || '').startsWith('zh') || %s ? '中文' : 'English')")  # fmt: skip
-FOLLOW = ("(choice) => { document.documentElement.lang = choice === '中文' ? 'zh' : 'en'; "
-          f"localStorage.setItem('{KEY}', choice); return choice; }}")  # fmt: skip
+REMEMBER = (
+    "() => localStorage.getItem('%s') || ((navigator.language || '').startsWith('zh') || %s ? '中文' : 'English')"
+)
+FOLLOW = (
+    "(choice) => { document.documentElement.lang = choice === '中文' ? 'zh' : 'en'; "
+    f"localStorage.setItem('{KEY}', choice); return choice; }}"
+)
 
 
 def build(root: Path, drops: Drops) -> gr.Blocks:
@@ -32,15 +48,23 @@ def build(root: Path, drops: Drops) -> gr.Blocks:
     spoken = language()
     words = Words(spoken)
     makers: dict[str, Callable[[Words, Path], None]] = {
-        "runs": runs.page, "weights": partial(weights.page, drops=drops), "vocabulary": vocabulary.page,
+        "runs": runs.page,
+        "weights": partial(weights.page, drops=drops),
+        "vocabulary": vocabulary.page,
         "chat": chat.page,
-    }  # fmt: skip
+    }
     page: gr.Blocks = gr.Blocks(title="lingraft studio", analytics_enabled=False, fill_width=True)
     with page:
         with gr.Row(elem_id="top"):
             gr.HTML('<h1 class="brand">lingraft <small>studio</small></h1>')
-            choice = gr.Radio(list(CHOICES.values()), value=CHOICES[spoken], show_label=False, container=False,
-                              elem_id="language", label="Language 语言")  # fmt: skip
+            choice = gr.Radio(
+                list(CHOICES.values()),
+                value=CHOICES[spoken],
+                show_label=False,
+                container=False,
+                elem_id="language",
+                label="Language 语言",
+            )
         with gr.Tabs(elem_id="pages"):
             for name, label in PAGES:
                 with words.make(gr.Tab, label=label, id=name, elem_id=f"page-{name}"):
@@ -53,6 +77,10 @@ def build(root: Path, drops: Drops) -> gr.Blocks:
 def theme() -> gr.themes.Base:
     """Return the look of gradio's own parts: fonts that every machine has, so that none is fetched."""
     return gr.themes.Base(
-        primary_hue="teal", neutral_hue="stone", radius_size="md", text_size="md", font=list(FONTS),
+        primary_hue="teal",
+        neutral_hue="stone",
+        radius_size="md",
+        text_size="md",
+        font=list(FONTS),
         font_mono=list(MONO),
-    )  # fmt: skip
+    )

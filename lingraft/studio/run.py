@@ -16,8 +16,12 @@ from lingraft.problems import refuse
 from lingraft.progress import say
 from lingraft.studio.guard import Guard, is_loopback
 
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-         "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 PORT = 7860
 PORTS = 20  # tried one after the other where no port is asked for
 
@@ -25,10 +29,13 @@ PORTS = 20  # tried one after the other where no port is asked for
 def studio(root: Path, host: str = "127.0.0.1", port: int | None = None, password: str | None = None) -> None:
     """Serve until interrupted. Errors: `not-found` (no gradio), `recipe-invalid` (an open host without a password,
     a port that is taken).
-    """  # fmt: skip
+    """
     if not is_loopback(host) and not password:
-        refuse("recipe-invalid", f"--host {host} opens this machine's files to others",
-               "add --password WORD, or stay on 127.0.0.1 and tunnel: ssh -L 7860:127.0.0.1:7860 HOST")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"--host {host} opens this machine's files to others",
+            "add --password WORD, or stay on 127.0.0.1 and tunnel: ssh -L 7860:127.0.0.1:7860 HOST",
+        )
     if importlib.util.find_spec("gradio") is None:
         refuse("not-found", "the studio needs gradio", "pip install 'lingraft[studio]'")
     os.environ.update(QUIET)
@@ -58,10 +65,19 @@ def application(root: Path, password: str | None = None) -> Guard:
     own = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     own.add_route("/drop/{batch}", drops.take, methods=["POST"])
     app: Any = gr.mount_gradio_app(
-        own, build(root, drops), "/", footer_links=[], theme=theme(), css=STYLE.read_text(encoding="utf-8"),
-        head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>", show_error=True, ssr_mode=False, pwa=False,
-        mcp_server=False, enable_monitoring=False,
-    )  # fmt: skip
+        own,
+        build(root, drops),
+        "/",
+        footer_links=[],
+        theme=theme(),
+        css=STYLE.read_text(encoding="utf-8"),
+        head=f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>",
+        show_error=True,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )
     return Guard(app, password)
 
 
@@ -77,8 +93,11 @@ def listen(host: str, port: int | None) -> socket.socket:
         except OSError as error:
             found.close()
             if number + 1 == last:
-                refuse("recipe-invalid", f"the studio cannot listen on {host}:{first}: {error}",
-                       "choose another --port or --host")  # fmt: skip
+                refuse(
+                    "recipe-invalid",
+                    f"the studio cannot listen on {host}:{first}: {error}",
+                    "choose another --port or --host",
+                )
         else:
             return found
     raise AssertionError("every way out is above")

@@ -72,8 +72,9 @@ class Loaded:
             old.speaker.engine.close()
 
 
-def answers(loaded: Loaded, names: Sequence[str], told: Sequence[Sequence[Message]],
-            most: int) -> Iterator[tuple[Side, Heard]]:  # fmt: skip
+def answers(
+    loaded: Loaded, names: Sequence[str], told: Sequence[Sequence[Message]], most: int
+) -> Iterator[tuple[Side, Heard]]:
     """Yield (side, piece) as the models speak; a side that is refused yields its problems, one warned of its warnings.
 
     ``told`` holds each side's own conversation. Closing the iterator stops both models.

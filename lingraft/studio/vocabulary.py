@@ -27,12 +27,25 @@ def page(words: Words, root: Path) -> None:
     """Build the page; it follows every key."""
     before, after = _first_pair(root)
     with gr.Row():
-        one = words.text(label=Both("Tokenizer before", "扩充前的分词器"), value=before, elem_id="cut-before",
-                         max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
-        two = words.text(label=Both("Tokenizer after", "扩充后的分词器"), value=after, elem_id="cut-after",
-                         max_lines=1, min_width=240, placeholder=EMPTY)  # fmt: skip
-    text = words.text(label=Both("Type a sentence", "输入一句话"), value=SENTENCE + _new(before, after), lines=2,
-                      elem_id="cut-text")  # fmt: skip
+        one = words.text(
+            label=Both("Tokenizer before", "扩充前的分词器"),
+            value=before,
+            elem_id="cut-before",
+            max_lines=1,
+            min_width=240,
+            placeholder=EMPTY,
+        )
+        two = words.text(
+            label=Both("Tokenizer after", "扩充后的分词器"),
+            value=after,
+            elem_id="cut-after",
+            max_lines=1,
+            min_width=240,
+            placeholder=EMPTY,
+        )
+    text = words.text(
+        label=Both("Type a sentence", "输入一句话"), value=SENTENCE + _new(before, after), lines=2, elem_id="cut-text"
+    )
     view = gr.HTML(elem_id="cut-view")
     # Without triggers: when the page is shown and at every change. Cutting at once would delay the start by seconds.
     gr.on(None, render, [one, two, text], view, show_progress="hidden", trigger_mode="always_last")
@@ -68,8 +81,9 @@ def _pieces(file: Path) -> set[str]:
 
 def render(before: str, after: str, text: str) -> str:
     """Return both cuts as HTML."""
-    return str(tag("div", *(_side(name, path, text) for name, path in (("before", before), ("after", after))),
-                   class_="cuts"))  # fmt: skip
+    return str(
+        tag("div", *(_side(name, path, text) for name, path in (("before", before), ("after", after))), class_="cuts")
+    )
 
 
 def _side(side: str, path: str, text: str) -> Markup | None:
@@ -86,14 +100,28 @@ def _side(side: str, path: str, text: str) -> Markup | None:
         bug = tag("p", outcome.bug, class_="notice bad") if outcome.bug else None
         return tag("section", bug, *(problem("problem", p) for p in outcome.problems), data_side=side)
     this = found[0]
-    return tag("section", tag("h3", _short(path), title=path), figures([
-        ("tokens", Both("Tokens", "词元数"), tag("span", f"{len(this.pieces):,}", data_value=len(this.pieces))),
-        ("tokens_per_character", Both("Tokens per character", "每字符词元数"), tag(
-            "span", f"{this.tokens_per_character:.3f}", data_value=this.tokens_per_character)),
-        ("byte_share", Both("Parts of characters", "不完整的字符"), tag(
-            "span", f"{this.byte_share:.1%}", data_value=this.byte_share)),
-        ("size", Both("Pieces known", "词表大小"), tag("span", f"{this.size:,}", data_value=this.size)),
-    ]), tag("div", *(_piece(i, p) for i, p in enumerate(this.pieces)), class_="pieces"), data_side=side)  # fmt: skip
+    return tag(
+        "section",
+        tag("h3", _short(path), title=path),
+        figures(
+            [
+                ("tokens", Both("Tokens", "词元数"), tag("span", f"{len(this.pieces):,}", data_value=len(this.pieces))),
+                (
+                    "tokens_per_character",
+                    Both("Tokens per character", "每字符词元数"),
+                    tag("span", f"{this.tokens_per_character:.3f}", data_value=this.tokens_per_character),
+                ),
+                (
+                    "byte_share",
+                    Both("Parts of characters", "不完整的字符"),
+                    tag("span", f"{this.byte_share:.1%}", data_value=this.byte_share),
+                ),
+                ("size", Both("Pieces known", "词表大小"), tag("span", f"{this.size:,}", data_value=this.size)),
+            ]
+        ),
+        tag("div", *(_piece(i, p) for i, p in enumerate(this.pieces)), class_="pieces"),
+        data_side=side,
+    )
 
 
 def _piece(place: int, piece: Piece) -> Markup:

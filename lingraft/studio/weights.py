@@ -25,9 +25,15 @@ ADAPTERS = Both("Adapters, one a line, in order", "适配器，每行一个，�
 def page(words: Words, root: Path, drops: Drops) -> None:
     """Build the page: three forms, of which CSS shows the chosen one, each with its own answer below it."""
     runs = [str(p) for p in find_runs(root)]
-    fill = words.make(gr.Dropdown, label=Both("Fill in the paths of a run", "填入某次训练的路径"), choices=runs,
-                      value=runs[0] if runs else None, elem_id="fill", filterable=False,
-                      visible=bool(runs))  # fmt: skip
+    fill = words.make(
+        gr.Dropdown,
+        label=Both("Fill in the paths of a run", "填入某次训练的路径"),
+        choices=runs,
+        value=runs[0] if runs else None,
+        elem_id="fill",
+        filterable=False,
+        visible=bool(runs),
+    )
     gr.HTML(zone())
     arrived = gr.Textbox(elem_id="drop-done", show_label=False, container=False)  # out of sight; drop.js fills it
     verb = words.make(gr.Radio, choices=FORMS, value="inspect", show_label=False, container=False, elem_id="verb")
@@ -43,10 +49,17 @@ def page(words: Words, root: Path, drops: Drops) -> None:
 
 def _inspect(words: Words) -> tuple[Any, Any]:
     with gr.Column(elem_classes="verb-form inspect"):
-        path = words.text(label=PATH, elem_id="inspect-path", max_lines=1, placeholder=Both(
-            "a model, an adapter, a run, a file", "模型、适配器、训练目录或文件"))  # fmt: skip
-        everything = words.make(gr.Checkbox, label=Both("Read everything and fingerprint it", "读取全部内容并计算指纹"),
-                                elem_id="inspect-fingerprint")  # fmt: skip
+        path = words.text(
+            label=PATH,
+            elem_id="inspect-path",
+            max_lines=1,
+            placeholder=Both("a model, an adapter, a run, a file", "模型、适配器、训练目录或文件"),
+        )
+        everything = words.make(
+            gr.Checkbox,
+            label=Both("Read everything and fingerprint it", "读取全部内容并计算指纹"),
+            elem_id="inspect-fingerprint",
+        )
         go = words.make(gr.Button, value=Both("Inspect", "检查"), variant="primary", elem_id="inspect-go")
         answer = gr.HTML(elem_id="inspect-answer")
     for event in (go.click, path.submit):
@@ -56,13 +69,26 @@ def _inspect(words: Words) -> tuple[Any, Any]:
 
 def _verify(words: Words) -> list[Any]:
     with gr.Column(elem_classes="verb-form verify"):
-        path = words.text(label=Both("Adapter or merged model", "适配器或合并后的模型"), max_lines=1,
-                          elem_id="verify-path")  # fmt: skip
+        path = words.text(
+            label=Both("Adapter or merged model", "适配器或合并后的模型"), max_lines=1, elem_id="verify-path"
+        )
         with gr.Row():
-            base = words.text(label=BASE, elem_id="verify-base", max_lines=1, min_width=240, placeholder=Both(
-                "empty: an adapter's own, or the receipt alone", "留空：适配器自带的底座，或只核对凭据"))  # fmt: skip
-            adapters = words.text(label=ADAPTERS, elem_id="verify-adapters", lines=2, min_width=240, placeholder=Both(
-                "of a merged model", "仅用于合并后的模型"))  # fmt: skip
+            base = words.text(
+                label=BASE,
+                elem_id="verify-base",
+                max_lines=1,
+                min_width=240,
+                placeholder=Both(
+                    "empty: an adapter's own, or the receipt alone", "留空：适配器自带的底座，或只核对凭据"
+                ),
+            )
+            adapters = words.text(
+                label=ADAPTERS,
+                elem_id="verify-adapters",
+                lines=2,
+                min_width=240,
+                placeholder=Both("of a merged model", "仅用于合并后的模型"),
+            )
         go = words.make(gr.Button, value=Both("Verify", "验证"), variant="primary", elem_id="verify-go")
         answer = gr.HTML(elem_id="verify-answer")
     go.click(lambda p, b, a: shown(verify(p, b, a), verified), [path, base, adapters], answer)
@@ -74,22 +100,39 @@ def _merge(words: Words) -> list[Any]:
         with gr.Row():
             base = words.text(label=BASE, elem_id="merge-base", max_lines=1, min_width=240)
             adapters = words.text(label=ADAPTERS, elem_id="merge-adapters", lines=2, min_width=240)
-        out = words.text(label=Both("Write to this new folder", "写入新文件夹"), max_lines=1,
-                         elem_id="merge-out")  # fmt: skip
+        out = words.text(label=Both("Write to this new folder", "写入新文件夹"), max_lines=1, elem_id="merge-out")
         with words.make(gr.Accordion, label=Both("More choices", "更多选项"), open=False):
             with gr.Row():
-                dtype = words.make(gr.Dropdown, label=Both("Number format", "数值格式"), value="keep",
-                                   choices=["keep", "float32", "float16", "bfloat16"], filterable=False)  # fmt: skip
-                tied = words.make(gr.Dropdown, value="auto", choices=["auto", "tie", "untie"], filterable=False,
-                                  label=Both("A tied head, trained by the adapter",
-                                             "适配器训练了共享输出层时"))  # fmt: skip
-            allow = words.make(gr.Dropdown, label=Both("Override these refusals knowingly", "明知并放行这些拒绝"),
-                               choices=list(CODES), multiselect=True, elem_id="merge-allow")  # fmt: skip
+                dtype = words.make(
+                    gr.Dropdown,
+                    label=Both("Number format", "数值格式"),
+                    value="keep",
+                    choices=["keep", "float32", "float16", "bfloat16"],
+                    filterable=False,
+                )
+                tied = words.make(
+                    gr.Dropdown,
+                    value="auto",
+                    choices=["auto", "tie", "untie"],
+                    filterable=False,
+                    label=Both("A tied head, trained by the adapter", "适配器训练了共享输出层时"),
+                )
+            allow = words.make(
+                gr.Dropdown,
+                label=Both("Override these refusals knowingly", "明知并放行这些拒绝"),
+                choices=list(CODES),
+                multiselect=True,
+                elem_id="merge-allow",
+            )
             overwrite = words.make(gr.Checkbox, label=Both("Replace what is in the folder", "覆盖文件夹中已有内容"))
         go = words.make(gr.Button, value=Both("Merge", "合并"), variant="primary", elem_id="merge-go")
         answer = gr.HTML(elem_id="merge-answer")
-    go.click(lambda *given: shown(merge(*given), merged), [base, adapters, out, dtype, tied, allow, overwrite], answer,
-             concurrency_limit=1)  # fmt: skip
+    go.click(
+        lambda *given: shown(merge(*given), merged),
+        [base, adapters, out, dtype, tied, allow, overwrite],
+        answer,
+        concurrency_limit=1,
+    )
     return [base, adapters, out]
 
 
@@ -121,14 +164,22 @@ def verify(path: str, base: str = "", adapters: str = "") -> Outcome:
     def call(findings: Findings) -> dict[str, Any]:
         from lingraft.verify.run import verify as prove
 
-        return prove(str(local(path)), str(local(base)) if base.strip() else None, [*map(str, locals_in(adapters))],
-                     findings)  # fmt: skip
+        return prove(
+            str(local(path)), str(local(base)) if base.strip() else None, [*map(str, locals_in(adapters))], findings
+        )
 
     return attempt(call)
 
 
-def merge(base: str, adapters: str, out: str, dtype: str = "keep", tied: str = "auto", allow: Sequence[str] = (),
-          overwrite: bool = False) -> Outcome:  # fmt: skip
+def merge(
+    base: str,
+    adapters: str,
+    out: str,
+    dtype: str = "keep",
+    tied: str = "auto",
+    allow: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Outcome:
     """Do what `lingraft merge` does."""
 
     def call(findings: Findings) -> dict[str, Any]:
@@ -139,9 +190,16 @@ def merge(base: str, adapters: str, out: str, dtype: str = "keep", tied: str = "
             refuse("not-found", "no adapter is named", "name the adapters, one a line, in order")
         if not out.strip():
             refuse("not-found", "no output folder is named", "type the path of a new folder")
-        return merge_to(local(base), named, Path(out.strip()).expanduser(), dtype=dtype,
-                        tied="tie" if tied == "tie" else "untie" if tied == "untie" else "auto", overwrite=overwrite,
-                        findings=findings, command=["lingraft", "studio"])  # fmt: skip
+        return merge_to(
+            local(base),
+            named,
+            Path(out.strip()).expanduser(),
+            dtype=dtype,
+            tied="tie" if tied == "tie" else "untie" if tied == "untie" else "auto",
+            overwrite=overwrite,
+            findings=findings,
+            command=["lingraft", "studio"],
+        )
 
     return attempt(call, frozenset(allow or ()))
 

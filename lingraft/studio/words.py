@@ -57,13 +57,15 @@ class Words:
     def switch(self, choice: str) -> list[Any]:
         """Return an update for every component."""
         language: Language = "zh" if choice == CHOICES["zh"] else "en"
-        return [kind(**{name: _pick(value, language) for name, value in spoken.items()})
-                for _, kind, spoken in self.made]  # fmt: skip
+        return [
+            kind(**{name: _pick(value, language) for name, value in spoken.items()}) for _, kind, spoken in self.made
+        ]
 
 
 def _is_spoken(value: Any) -> bool:
-    return isinstance(value, Both) or (isinstance(value, list) and bool(value) and isinstance(value[0], tuple)
-                                       and isinstance(value[0][0], Both))  # fmt: skip
+    return isinstance(value, Both) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], tuple) and isinstance(value[0][0], Both)
+    )
 
 
 def _pick(value: Spoken, language: Language) -> Any:

@@ -42,9 +42,14 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
         "per_device_train_batch_size": blocks,
         "gradient_accumulation_steps": max(1, wanted // (blocks * length * group.size())),
         "num_train_epochs": _EPOCHS_WITH_MINUTES if stage.block.minutes else 1,
-        "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "logging_steps": 1, "report_to": "none",
-        "per_device_eval_batch_size": 1, "save_total_limit": 2, "save_strategy": "no",
-    }  # fmt: skip
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "logging_steps": 1,
+        "report_to": "none",
+        "per_device_eval_batch_size": 1,
+        "save_total_limit": 2,
+        "save_strategy": "no",
+    }
     if examples.validation is not None:
         defaults |= {"eval_strategy": "steps", "eval_steps": 0.2, "prediction_loss_only": True}
     if examples.task is not None:
@@ -52,18 +57,26 @@ def build(stage: Stage, chosen: Mapping[str, Any], examples: Examples) -> dict[s
     arguments = {**defaults, **given}
     if chosen.get("fp16"):  # accelerate scales the loss then; float16 loses small gradients without
         if not accelerator.scales_losses(accelerator.kind()):
-            refuse("recipe-invalid", f"{stage.name}.trainer.fp16: half precision of this kind needs a GPU",
-                   "remove the key, or use bf16: true")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{stage.name}.trainer.fp16: half precision of this kind needs a GPU",
+                "remove the key, or use bf16: true",
+            )
         arguments["fp16"] = True
     if arguments.get("load_best_model_at_end"):
         arguments |= {"save_strategy": arguments["eval_strategy"], "save_steps": arguments.get("eval_steps", 500)}
     device = accelerator.kind()
     fixed = {
-        "output_dir": str(stage.work / "checkpoints"), "seed": stage.seed, "remove_unused_columns": False,
-        "label_names": ["labels"], "disable_tqdm": True, "use_cpu": device == "cpu",
-        "dataloader_pin_memory": accelerator.pins_memory(device), "logging_nan_inf_filter": False,
+        "output_dir": str(stage.work / "checkpoints"),
+        "seed": stage.seed,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "disable_tqdm": True,
+        "use_cpu": device == "cpu",
+        "dataloader_pin_memory": accelerator.pins_memory(device),
+        "logging_nan_inf_filter": False,
         "label_smoothing_factor": 0.0,  # the loss is ours, and so is its smoothing
-    }  # fmt: skip
+    }
     return {**arguments, **fixed}
 
 
@@ -82,8 +95,11 @@ def scheduled(arguments: Mapping[str, Any], steps: int) -> dict[str, Any]:
     if kind not in ("wsd", "warmup_stable_decay"):
         return dict(arguments)
     given = arguments.get("lr_scheduler_kwargs") or {}
-    return {**arguments, "lr_scheduler_type": "warmup_stable_decay",
-            "lr_scheduler_kwargs": {"num_decay_steps": max(1, round(_WSD_DECAY * steps)), **given}}  # fmt: skip
+    return {
+        **arguments,
+        "lr_scheduler_type": "warmup_stable_decay",
+        "lr_scheduler_kwargs": {"num_decay_steps": max(1, round(_WSD_DECAY * steps)), **given},
+    }
 
 
 def smoothing_of(chosen: Mapping[str, Any]) -> float:

@@ -54,8 +54,11 @@ def assemble(stage: Stage, tokenizer: PreTrainedTokenizerBase, load: Callable[[A
             model = technique.on_model(model, setting)
         tuning = technique.on_trainer(tuning)
     if not any(p.requires_grad for p in model.parameters()):
-        refuse("recipe-invalid", f"{stage.name}.techniques: nothing would be trained",
-               "add a technique that trains something: lora, full, …")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{stage.name}.techniques: nothing would be trained",
+            "add a technique that trains something: lora, full, …",
+        )
     return Assembled(model, tuning)
 
 
@@ -89,8 +92,11 @@ def new_rows(base: Path) -> range | None:
 
 def rates_of(model: nn.Module, tuning: Tuning) -> dict[str, float]:
     """Return each trained parameter's multiple of the learning rate."""
-    return {name: next((rate for pattern, rate in tuning.rates if re.search(pattern, name)), 1.0)
-            for name, parameter in model.named_parameters() if parameter.requires_grad}  # fmt: skip
+    return {
+        name: next((rate for pattern, rate in tuning.rates if re.search(pattern, name)), 1.0)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
 
 
 def with_recipe(tuning: Tuning, trainer: dict[str, Any]) -> Tuning:
@@ -105,8 +111,12 @@ def config_below(stage: Stage) -> Any:
     try:
         return config_for(base, config_changes(lived))
     except (ValueError, OSError, KeyError) as error:
-        refuse("config-mismatch", f"{base / 'config.json'} is refused by transformers: {str(error).splitlines()[0]}",
-               "restore it from its source, or run `lingraft adopt`", base)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{base / 'config.json'} is refused by transformers: {str(error).splitlines()[0]}",
+            "restore it from its source, or run `lingraft adopt`",
+            base,
+        )
 
 
 def _continued(model: Any, stage: Stage) -> Any:
@@ -122,8 +132,12 @@ def _continued(model: Any, stage: Stage) -> Any:
     try:
         return PeftModel.from_pretrained(model, path, is_trainable=True)
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        refuse("base-mismatch", f"continue: {path} does not fit this base: {str(error).splitlines()[0]}",
-               "name an adapter that was trained on this base", path)  # fmt: skip
+        refuse(
+            "base-mismatch",
+            f"continue: {path} does not fit this base: {str(error).splitlines()[0]}",
+            "name an adapter that was trained on this base",
+            path,
+        )
 
 
 def check_chain(stage: Stage, adapter: Path) -> None:

@@ -34,8 +34,16 @@ def bounds(position_ids: Tensor) -> list[int]:
     return [*starts, position_ids.shape[1]]
 
 
-def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-           scaling: float | None = None, dropout: float = 0.0, **more: Any) -> tuple[Tensor, None]:  # fmt: skip
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, None]:
     """Attend within each text of a packed row.
 
     query [1, heads, tokens, width], key and value [1, kv heads, tokens, width] → [1, tokens, heads, value's width]; the
@@ -52,9 +60,7 @@ def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, a
     # Under autocast a float32 embedding leaves float32 queries and keys beside lower values: one type goes on.
     query, key = query.to(value.dtype), key.to(value.dtype)
     edges = bounds(position_ids)
-    parts = [
-        _one(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scale) for a, b in pairwise(edges)
-    ]
+    parts = [_one(query[0, :, a:b], key[0, :, a:b], value[0, :, a:b], scale) for a, b in pairwise(edges)]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
     return whole.transpose(0, 1).unsqueeze(0), None
 

@@ -24,9 +24,25 @@ from lingraft.weights.hf import read_json
 KIND = "BOTTLENECK"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": functional.gelu, "relu": functional.relu, "silu": functional.silu}  # fmt: skip
-_LAST = {"o_proj", "out_proj", "dense", "c_proj", "down_proj", "fc2", "fc_out", "dense_4h_to_h", "wo", "w2", "out_lin",
-         "lin2", "Wo"}  # fmt: skip
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "silu": functional.silu,
+}
+_LAST = {
+    "o_proj",
+    "out_proj",
+    "dense",
+    "c_proj",
+    "down_proj",
+    "fc2",
+    "fc_out",
+    "dense_4h_to_h",
+    "wo",
+    "w2",
+    "out_lin",
+    "lin2",
+    "Wo",
+}
 _BLOCK = re.compile(r"^(.*\.\d+)\.(.+)$")
 
 
@@ -83,8 +99,12 @@ def ends_of_sublayers(model: nn.Module, attention: bool) -> list[str]:
     wanted = [(block, side) for block in blocks for side in ((True, False) if attention else (False,))]
     missing = [block for block, side in wanted if (block, side) not in found]
     if missing or not wanted:
-        refuse("recipe-invalid", f"bottleneck: the layers that end {missing[0] if missing else 'the blocks'}'s "
-               "sublayers are not known by name", "name them: targets: [o_proj, down_proj]")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"bottleneck: the layers that end {missing[0] if missing else 'the blocks'}'s "
+            "sublayers are not known by name",
+            "name them: targets: [o_proj, down_proj]",
+        )
     return [found[key] for key in wanted]
 
 
@@ -111,16 +131,29 @@ def read(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> nn.Module
     names = {name for name, _ in model.named_modules()}
     lacking = next((name for name in layers if name not in names), None)
     if lacking is not None:
-        refuse("base-mismatch", f"{folder} belongs behind {lacking}, which this model has not",
-               "name the base that it was trained on", folder, lacking)  # fmt: skip
+        refuse(
+            "base-mismatch",
+            f"{folder} belongs behind {lacking}, which this model has not",
+            "name the base that it was trained on",
+            folder,
+            lacking,
+        )
     insert(model, layers, int(config["size"]), str(config["activation"]))
     try:
         _, unexpected = model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        refuse("base-mismatch", f"{folder} does not fit its base: {str(error).splitlines()[-1].strip()}",
-               "name the base that it was trained on", folder)  # fmt: skip
+        refuse(
+            "base-mismatch",
+            f"{folder} does not fit its base: {str(error).splitlines()[-1].strip()}",
+            "name the base that it was trained on",
+            folder,
+        )
     missing = {n for n, _ in model.named_parameters() if ".bottleneck." in n} - set(tensors)
     if missing or unexpected:
-        refuse("missing-adapter-tensors" if missing else "unused-adapter-tensors",
-               f"{folder}: {min(missing or set(unexpected))} has no counterpart", "copy the adapter again", folder)
+        refuse(
+            "missing-adapter-tensors" if missing else "unused-adapter-tensors",
+            f"{folder}: {min(missing or set(unexpected))} has no counterpart",
+            "copy the adapter again",
+            folder,
+        )
     return model

@@ -48,8 +48,9 @@ class Atomic(_Base):  # type: ignore[misc]
     ``tuning`` brings the techniques' penalties and what checkpoints must hold for them.
     """
 
-    def __init__(self, *args: Any, rates: dict[str, float], describe: Any = None, tuning: Tuning | None = None,
-                 **more: Any) -> None:  # fmt: skip
+    def __init__(
+        self, *args: Any, rates: dict[str, float], describe: Any = None, tuning: Tuning | None = None, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
         self.rates = rates
         self.describe = describe
@@ -85,9 +86,12 @@ class Atomic(_Base):  # type: ignore[misc]
         if group.anywhere(bad):
             what = self._named(inputs)
             value, what = next(told for told in group.everybodys((float(loss), what) if bad else None) if told)
-            refuse("training-diverged", f"the loss is {value} at step {self.state.global_step + 1}{what}",
-                   "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
-                   self.args.output_dir)  # fmt: skip
+            refuse(
+                "training-diverged",
+                f"the loss is {value} at step {self.state.global_step + 1}{what}",
+                "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
+                self.args.output_dir,
+            )
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
@@ -98,9 +102,12 @@ class Atomic(_Base):  # type: ignore[misc]
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         if getattr(self.accelerator, "scaler", None) is None and not math.isfinite(float(norm)):
             what = self._named(self._batch)
-            refuse("training-diverged", f"the gradient is {float(norm)} at step {self.state.global_step + 1}{what}",
-                   "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
-                   self.args.output_dir)  # fmt: skip
+            refuse(
+                "training-diverged",
+                f"the gradient is {float(norm)} at step {self.state.global_step + 1}{what}",
+                "lower trainer.learning_rate, or mend that text; the last good checkpoint is kept",
+                self.args.output_dir,
+            )
         return norm
 
     def _named(self, inputs: Any) -> str:
@@ -111,8 +118,12 @@ class Atomic(_Base):  # type: ignore[misc]
             return bool(super()._determine_best_metric(metrics, trial))
         except KeyError:
             there = sorted(name.removeprefix("eval_") for name in metrics)
-            refuse("recipe-invalid", f"trainer.metric_for_best_model: {self.args.metric_for_best_model} is not what "
-                   f"evaluation gives: {', '.join(there)}", "name one of these")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"trainer.metric_for_best_model: {self.args.metric_for_best_model} is not what "
+                f"evaluation gives: {', '.join(there)}",
+                "name one of these",
+            )
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._folder or super()._get_output_dir(trial)
@@ -171,8 +182,12 @@ def load_trained(model: Any, checkpoint: Path) -> None:
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     wrong = set(found) ^ set(wanted) or {n for n in found if found[n].shape != whole.shape(wanted[n])}
     if wrong:
-        refuse("checkpoint-damaged", f"{checkpoint} is of another model or technique ({min(wrong)})",
-               f"remove {checkpoint.parent} to begin anew", checkpoint)  # fmt: skip
+        refuse(
+            "checkpoint-damaged",
+            f"{checkpoint} is of another model or technique ({min(wrong)})",
+            f"remove {checkpoint.parent} to begin anew",
+            checkpoint,
+        )
     whole.put(model, found)
 
 
@@ -204,8 +219,12 @@ def latest(home: Path, findings: Findings) -> Path | None:
             continue
         if intact(checkpoint):
             return checkpoint
-        findings.warn("checkpoint-damaged", f"{checkpoint} fails its digests; the one before it is used",
-                      "nothing to do; if it happens again, check the disk", checkpoint)  # fmt: skip
+        findings.warn(
+            "checkpoint-damaged",
+            f"{checkpoint} fails its digests; the one before it is used",
+            "nothing to do; if it happens again, check the disk",
+            checkpoint,
+        )
         shutil.rmtree(checkpoint)
     return None
 

@@ -47,8 +47,14 @@ class Classified(nn.Module):
         """Return the model's config, which the Trainer asks for."""
         return self.model.config
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor,
-                num_items_in_batch: Tensor | int | None = None, **_: Any) -> dict[str, Tensor]:  # fmt: skip
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
         """Return {"loss", "logits"}: input_ids and attention_mask [texts, tokens], labels [texts]."""
         with torch.autocast(input_ids.device.type, self.dtype, enabled=self.dtype != torch.float32):
             logits = self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
@@ -80,8 +86,7 @@ def task_of(names: Sequence[str], pad: int, weights: Tensor | None) -> Task:
             return AutoModelForSequenceClassification.from_pretrained(base, config=config, dtype=torch.float32)
         except (ValueError, OSError, RuntimeError, KeyError) as error:
             why = str(error).splitlines()[0]
-            refuse("config-mismatch", f"{base} cannot be loaded as a classifier: {why}",
-                   "choose another base", base)  # fmt: skip
+            refuse("config-mismatch", f"{base} cannot be loaded as a classifier: {why}", "choose another base", base)
 
     def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         longest = max(len(item["input_ids"]) for item in items)
@@ -95,8 +100,12 @@ def task_of(names: Sequence[str], pad: int, weights: Tensor | None) -> Task:
     def wrap(model: Any, dtype: torch.dtype, smoothing: float) -> nn.Module:
         return Classified(model, dtype, smoothing, weights)
 
-    defaults = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 32,
-                "gradient_accumulation_steps": 1, "prediction_loss_only": False}  # fmt: skip
+    defaults = {
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "gradient_accumulation_steps": 1,
+        "prediction_loss_only": False,
+    }
     return Task(load, wrap, collate, defaults, metrics)
 
 

@@ -52,8 +52,11 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     names = sorted({item.label for item in items}, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n))
     strange = next((item for item in held if item.label not in names), None)
     if len(names) < 2 or strange is not None:
-        what = f"{given[0]} has one class only" if strange is None else (
-            f"{strange.source}: class {strange.label!r} is not among the training texts")  # fmt: skip
+        what = (
+            f"{given[0]} has one class only"
+            if strange is None
+            else (f"{strange.source}: class {strange.label!r} is not among the training texts")
+        )
         refuse("data-invalid", what, "give texts of every class to train on", given[0])
     _warn_cut(stage, tokenizer, items)
     added = []
@@ -61,8 +64,13 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
         items, one = varied(items, by, stage.seed)
         added.append(one.as_json())
     whole = _texts(items, names, tokenizer, block.length)
-    whole.stats.update({"rows_in": rows - len(held) * isinstance(block.validation, float),
-                        "clean": [asdict(t) for t in told], "augment": added})  # fmt: skip
+    whole.stats.update(
+        {
+            "rows_in": rows - len(held) * isinstance(block.validation, float),
+            "clean": [asdict(t) for t in told],
+            "augment": added,
+        }
+    )
     weights = balanced(whole.classes, len(names)) if block.class_weights == "balanced" else None
     task = task_of(names, _padding(tokenizer), weights)
     return Examples(whole, _texts(held, names, tokenizer, block.length) if held else None, tokenizer, task=task)
@@ -73,14 +81,17 @@ def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, leng
     classes = tuple(names.index(item.label) for item in items)
     tokens = sum(map(len, ids))
     stats = {
-        "rows_in": len(items), "rows_out": len(ids), "tokens": tokens, "supervised_tokens": len(ids),
+        "rows_in": len(items),
+        "rows_out": len(ids),
+        "tokens": tokens,
+        "supervised_tokens": len(ids),
         "length": length,
         "classes": dict(zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)),
         "padding_share": padding_of([len(i) for i in ids], _BATCH),
         "lengths": histogram([len(i) for i in ids], length),
         "contradictions": contradictions((i.text, i.label, i.source) for i in items),
         "examples": [f"{item.text} ⟦{item.label}⟧" for item in items[:5]],
-    }  # fmt: skip
+    }
     return Texts(tuple(map(tuple, ids)), classes, stats)
 
 

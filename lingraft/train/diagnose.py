@@ -52,9 +52,13 @@ def _too_fast(losses: Sequence[tuple[int, float]]) -> Diagnosis | None:
             "learning-rate-too-high",
             f"The training loss rose from {first:.3g} to {last:.3g}: the learning rate is too high. Try a third of "
             "it, or a longer warm-up.",
-            f"训练损失从 {first:.3g} 升到 {last:.3g}：学习率过高。请降到三分之一，或延长预热。")  # fmt: skip
-    spikes = [(step, loss) for i, (step, loss) in enumerate(losses[5:], 5)
-              if loss > _SPIKE * median(value for _, value in losses[max(0, i - 10) : i])]  # fmt: skip
+            f"训练损失从 {first:.3g} 升到 {last:.3g}：学习率过高。请降到三分之一，或延长预热。",
+        )
+    spikes = [
+        (step, loss)
+        for i, (step, loss) in enumerate(losses[5:], 5)
+        if loss > _SPIKE * median(value for _, value in losses[max(0, i - 10) : i])
+    ]
     if len(spikes) >= max(2, len(losses) // 50):
         step, loss = spikes[0]
         return Diagnosis(
@@ -62,7 +66,8 @@ def _too_fast(losses: Sequence[tuple[int, float]]) -> Diagnosis | None:
             f"The training loss leapt {len(spikes)} times, first at step {step} to {loss:.3g}: the learning rate is "
             "too high for some batches. Lower it, lower max_grad_norm, or take larger batches.",
             f"训练损失出现 {len(spikes)} 次突跳，首次在第 {step} 步（{loss:.3g}）：学习率对部分批次过高。"
-            "请降低学习率或 max_grad_norm，或加大批次。")  # fmt: skip
+            "请降低学习率或 max_grad_norm，或加大批次。",
+        )
     return None
 
 
@@ -82,7 +87,8 @@ def _overfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[int
         "while the training loss went on falling: the model learns the examples by heart. Train for fewer steps, "
         "use early_stopping, more data, or a smaller r.",
         f"验证损失在第 {best_step} 步最低（{best:.3g}），到第 {end_step} 步升至 {end:.3g}，而训练损失仍在下降："
-        "模型在死记样本。请减少步数、使用 early_stopping、增加数据，或减小 r。")  # fmt: skip
+        "模型在死记样本。请减少步数、使用 early_stopping、增加数据，或减小 r。",
+    )
 
 
 def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[int, float]]) -> Diagnosis | None:
@@ -96,8 +102,8 @@ def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[in
             "underfitting",
             f"The training loss hardly moved: {first:.3g} at the beginning, {last:.3g} at the end. Raise the learning "
             "rate or r, or check that the data is what it should be.",
-            f"训练损失几乎没有变化：开始 {first:.3g}，结束 {last:.3g}。请提高学习率或 r，"
-            "或检查数据是否正确。")  # fmt: skip
+            f"训练损失几乎没有变化：开始 {first:.3g}，结束 {last:.3g}。请提高学习率或 r，或检查数据是否正确。",
+        )
     fifth = len(values) // 5
     before, end = (sum(part) / len(part) for part in (values[-2 * fifth : -fifth], values[-fifth:]))
     if end < before * _MOVING and (len(checks) < 2 or checks[-1][1] == min(value for _, value in checks)):
@@ -106,7 +112,8 @@ def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[in
             f"The training loss was still falling at the end (from {before:.3g} to {end:.3g} in the last fifth of the "
             "steps): more steps, or a higher learning rate, would teach more.",
             f"结束时训练损失仍在下降（最后五分之一步内从 {before:.3g} 降到 {end:.3g}）："
-            "增加步数或提高学习率还能学到更多。")  # fmt: skip
+            "增加步数或提高学习率还能学到更多。",
+        )
     return None
 
 
@@ -119,14 +126,16 @@ def _uneven(log: Sequence[Mapping[str, Any]], classes: Any) -> Diagnosis | None:
     if most < _UNEVEN * max(least, 1):
         return None
     told = [row for row in log if "eval_macro_f1" in row]
-    figures = "" if not told else (
-        f" (accuracy {told[-1]['eval_accuracy']:.2f}, macro-F1 {told[-1]['eval_macro_f1']:.2f})")  # fmt: skip
+    figures = (
+        "" if not told else (f" (accuracy {told[-1]['eval_accuracy']:.2f}, macro-F1 {told[-1]['eval_macro_f1']:.2f})")
+    )
     return Diagnosis(
         "class-imbalance",
         f"Class {largest} has {most} rows, class {smallest} {least}: accuracy hides how the small class does; look at "
         f"macro-F1{figures}. Set class_weights: balanced, or add rows of the small class.",
         f"类别 {largest} 有 {most} 行，类别 {smallest} 只有 {least} 行：准确率会掩盖小类的表现，"
-        f"请看宏平均 F1{figures}。可设置 class_weights: balanced，或补充小类数据。")  # fmt: skip
+        f"请看宏平均 F1{figures}。可设置 class_weights: balanced，或补充小类数据。",
+    )
 
 
 def _contradictory(found: Any) -> Diagnosis | None:
@@ -138,8 +147,8 @@ def _contradictory(found: Any) -> Diagnosis | None:
         "contradictory-labels",
         f"{found['inputs']} inputs stand in the data with different answers or labels ({where}): the model cannot "
         "satisfy both. Keep one of each.",
-        f"数据中有 {found['inputs']} 个相同输入对应不同的答案或标签（{where}）："
-        "模型无法同时满足。请只保留其一。")  # fmt: skip
+        f"数据中有 {found['inputs']} 个相同输入对应不同的答案或标签（{where}）：模型无法同时满足。请只保留其一。",
+    )
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

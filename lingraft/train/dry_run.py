@@ -19,9 +19,15 @@ def dry_run(stage: Stage) -> dict[str, Any]:
     stage itself would refuse.
     """
     started = time.monotonic()
-    trainer = {**stage.block.trainer, "max_steps": 1, "per_device_train_batch_size": 1,
-               "gradient_accumulation_steps": 1, "eval_strategy": "no", "load_best_model_at_end": False,
-               "warmup_steps": 0}  # fmt: skip
+    trainer = {
+        **stage.block.trainer,
+        "max_steps": 1,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "warmup_steps": 0,
+    }
     trainer.pop("warmup_ratio", None)
     techniques = [t for t in stage.block.techniques if not getattr(t, "needs_validation", False)]
     block = stage.block.model_copy(update={"trainer": trainer, "techniques": techniques, "minutes": None})

@@ -24,10 +24,12 @@ def check_techniques(base: Path, techniques: Sequence[Any], stage: str) -> None:
         try:
             technique.fits(model)
         except Refusal as refusal:
-            raise Refusal(*(
-                Problem(p.code, f"{stage}.techniques.{number}.{p.message}", p.remedy, p.path, p.tensor)
-                for p in refusal.problems
-            )) from None  # fmt: skip
+            raise Refusal(
+                *(
+                    Problem(p.code, f"{stage}.techniques.{number}.{p.message}", p.remedy, p.path, p.tensor)
+                    for p in refusal.problems
+                )
+            ) from None
 
 
 def skeleton(base: Path, stage: str = "pretrain") -> Any:

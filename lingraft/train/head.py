@@ -60,8 +60,16 @@ class _ChunkedLoss(torch.autograd.Function):
     """Forward computes the loss and, where anything is to be trained, all gradients; backward scales them."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None,
-                where: Tensor | None, smoothing: float) -> Tensor:  # fmt: skip
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor | None,
+        where: Tensor | None,
+        smoothing: float,
+    ) -> Tensor:
         wanted = [t is not None and t.requires_grad for t in (hidden, weight, bias, rows)]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if wanted[0] else None

@@ -45,16 +45,34 @@ def check_written(path: Path, wanted: Mapping[str, torch.Tensor]) -> None:
             names = set(file.keys())
             for name, parameter in wanted.items():
                 if name not in names or tuple(file.get_slice(name).get_shape()) != tuple(parameter.shape):
-                    refuse("checkpoint-damaged", f"{path}: {name} was not written whole",
-                           "check the disk; the checkpoint before is kept", path, name)  # fmt: skip
+                    refuse(
+                        "checkpoint-damaged",
+                        f"{path}: {name} was not written whole",
+                        "check the disk; the checkpoint before is kept",
+                        path,
+                        name,
+                    )
                 value = file.get_tensor(name)
                 if not torch.isfinite(value).all():
-                    refuse("non-finite", f"{path}: {name} holds NaN or Inf",
-                           "lower trainer.learning_rate; the checkpoint before is kept", path, name)  # fmt: skip
+                    refuse(
+                        "non-finite",
+                        f"{path}: {name} holds NaN or Inf",
+                        "lower trainer.learning_rate; the checkpoint before is kept",
+                        path,
+                        name,
+                    )
                 alive = alive or bool(value.any())
     except (OSError, SafetensorError) as error:
-        refuse("checkpoint-damaged", f"{path} cannot be read back: {error}",
-               "check the disk; the checkpoint before is kept", path)  # fmt: skip
+        refuse(
+            "checkpoint-damaged",
+            f"{path} cannot be read back: {error}",
+            "check the disk; the checkpoint before is kept",
+            path,
+        )
     if wanted and not alive:
-        refuse("empty-tensor", f"{path} holds nothing but zeros",
-               "report this: what was trained is not what was written", path)  # fmt: skip
+        refuse(
+            "empty-tensor",
+            f"{path} holds nothing but zeros",
+            "report this: what was trained is not what was written",
+            path,
+        )

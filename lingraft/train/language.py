@@ -28,8 +28,12 @@ def load_causal(config: Any, base: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(base, config=config, dtype=torch.float32)
     except (ValueError, OSError, RuntimeError, KeyError) as error:
         why = str(error).splitlines()[0]
-        refuse("config-mismatch", f"{base} cannot be loaded as a causal language model: {why}",
-               "run `lingraft inspect` on it", base)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{base} cannot be loaded as a causal language model: {why}",
+            "run `lingraft inspect` on it",
+            base,
+        )
 
 
 LANGUAGE = Task(load_causal, Supervised, collate)

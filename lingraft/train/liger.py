@@ -24,17 +24,26 @@ def apply(model: Any, arguments: Mapping[str, Any], stage: str) -> dict[str, Any
     if not arguments.get("use_liger_kernel"):
         return left
     if find_spec("liger_kernel") is None:
-        refuse("recipe-invalid", f"{stage}.trainer.use_liger_kernel: liger-kernel is not installed",
-               "pip install liger-kernel, on a machine with a GPU")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{stage}.trainer.use_liger_kernel: liger-kernel is not installed",
+            "pip install liger-kernel, on a machine with a GPU",
+        )
     if not torch.cuda.is_available():
-        refuse("recipe-invalid", f"{stage}.trainer.use_liger_kernel: its kernels need a GPU, and there is none",
-               "remove the key")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{stage}.trainer.use_liger_kernel: its kernels need a GPU, and there is none",
+            "remove the key",
+        )
     from liger_kernel.transformers import (  # type: ignore[import-not-found, unused-ignore]
         _apply_liger_kernel_to_instance,
     )
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    settings = {"fused_linear_cross_entropy": False, "cross_entropy": False,
-                **(arguments.get("liger_kernel_config") or {})}  # fmt: skip
+    settings = {
+        "fused_linear_cross_entropy": False,
+        "cross_entropy": False,
+        **(arguments.get("liger_kernel_config") or {}),
+    }
     _apply_liger_kernel_to_instance(model=causal, **settings)
     return left

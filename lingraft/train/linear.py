@@ -98,8 +98,7 @@ class _LowRank(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor,
-                scale: float) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         # Under autocast x may arrive in the adapter's type; the frozen weight's type is the one to compute in.
         flat = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         a_here, b_here = a.to(weight.dtype), (b * scale).to(weight.dtype)

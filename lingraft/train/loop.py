@@ -121,14 +121,18 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
     steps = decision.max_steps or total_steps(chosen, examples)
     chosen = arguments_of.scheduled(liger.apply(assembled.model, chosen, stage.name), steps)
     total = per_step * steps
-    every = float("inf") if arguments_of.keeps_own_pace(chosen) else (
-        _SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)  # fmt: skip
-    with (trackers.environment(chosen, stage.work),
-          track(stage.name, total - done * per_step, "tokens") as advance):  # fmt: skip
+    every = (
+        float("inf")
+        if arguments_of.keeps_own_pace(chosen)
+        else (_SAVE_SECONDS if stage.block.minutes else _SAVE_SECONDS_LONG)
+    )
+    with trackers.environment(chosen, stage.work), track(stage.name, total - done * per_step, "tokens") as advance:
         watch = Watch(arguments_of.log_path(stage), advance, every, per_step)
-        more: dict[str, Any] = {"callbacks": [watch, *assembled.tuning.callbacks, *_samples(stage, examples, dtype)],
-                                "rates": rates_of(assembled.model, assembled.tuning),
-                                "tuning": assembled.tuning}  # fmt: skip
+        more: dict[str, Any] = {
+            "callbacks": [watch, *assembled.tuning.callbacks, *_samples(stage, examples, dtype)],
+            "rates": rates_of(assembled.model, assembled.tuning),
+            "tuning": assembled.tuning,
+        }
         if spread is not None:
             chosen |= strategy.arguments(spread, chosen)
             if spread.kind == "fsdp":
@@ -143,8 +147,9 @@ def prepared(stage: Stage, examples: Examples, started: float, done: int = 0) ->
         yield Prepared(trainer, assembled.model, per_step, decision.dtype)
 
 
-def _trainer(model: Any, arguments: Any, examples: Examples, task: Task, spread: Distributed | None,
-             more: Mapping[str, Any]) -> Any:  # fmt: skip
+def _trainer(
+    model: Any, arguments: Any, examples: Examples, task: Task, spread: Distributed | None, more: Mapping[str, Any]
+) -> Any:
     """Build the Trainer of one process, or of several: each then gets as many blocks as every other."""
     kind: Any = LingraftTrainer
     data: Any = examples.train
@@ -152,9 +157,15 @@ def _trainer(model: Any, arguments: Any, examples: Examples, task: Task, spread:
         kind, more = SpreadTrainer, {**more, "spread": spread}
         data = Even(data, arguments.per_device_train_batch_size * group.size()) if task is LANGUAGE else data
     return kind(
-        model=model, args=arguments, train_dataset=data, eval_dataset=examples.validation, data_collator=task.collate,
-        compute_metrics=task.metrics, describe=lambda batch: _beginning(batch, examples), **more,
-    )  # fmt: skip
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=examples.validation,
+        data_collator=task.collate,
+        compute_metrics=task.metrics,
+        describe=lambda batch: _beginning(batch, examples),
+        **more,
+    )
 
 
 def _samples(stage: Stage, examples: Examples, dtype: torch.dtype) -> list[Samples]:
@@ -165,8 +176,9 @@ def _samples(stage: Stage, examples: Examples, dtype: torch.dtype) -> list[Sampl
     return [Samples(stage.work / SAMPLES, prompts, examples.tokenizer, dtype)]
 
 
-def wrap(assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float,
-         spread: Distributed | None = None) -> Any:  # fmt: skip
+def wrap(
+    assembled: Assembled, task: Task, dtype: torch.dtype, smoothing: float, spread: Distributed | None = None
+) -> Any:
     """Make the assembled model ready to compute losses in ``dtype``, the fast way where it is plain."""
     gathers = spread is not None and strategy.gathers_by_module(spread)
     if task.trainer is None and not gathers:
@@ -184,8 +196,9 @@ def _again(stage: Stage, examples: Examples) -> Any:
     return assemble(stage, examples.tokenizer, (examples.task or LANGUAGE).load).model
 
 
-def decide(stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Any,
-           dtype: torch.dtype, started: float) -> pace.Decision:  # fmt: skip
+def decide(
+    stage: Stage, chosen: Mapping[str, Any], examples: Examples, model: Any, dtype: torch.dtype, started: float
+) -> pace.Decision:
     """Take the decisions of a first start: with ``minutes``, measure a real step and count how many fit."""
     name = str(dtype).removeprefix("torch.")
     if stage.block.minutes is None:
@@ -254,5 +267,3 @@ def _last_evaluation(log: Sequence[Mapping[str, Any]]) -> dict[str, float] | Non
 def _beginning(batch: Mapping[str, torch.Tensor], examples: Examples) -> str:
     text = str(examples.tokenizer.decode(batch["input_ids"][0, :40].tolist()))
     return repr(text[:80])
-
-

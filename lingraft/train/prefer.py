@@ -71,16 +71,21 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
         held = read([resolve_path(block.validation)], stage.findings)
     elif block.validation is not None:
         items, held = split(items, block.validation, stage.seed, resolve_path(given[0]))
-    train_on, check_on = ((_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)) if part
-                          else None for part in (items, held))  # fmt: skip
+    train_on, check_on = (
+        (_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)) if part else None
+        for part in (items, held)
+    )
     assert train_on is not None  # the readers refuse data without a row
     return Examples(train_on, check_on, tokenizer, template, _task(block))
 
 
 def _check(stage: Stage, block: Prefer) -> None:
     if "label_smoothing_factor" in block.trainer:
-        refuse("recipe-invalid", f"{stage.name}.trainer.label_smoothing_factor: this loss knows no such smoothing",
-               "remove it (DPO has its own: trainer.label_smoothing)")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{stage.name}.trainer.label_smoothing_factor: this loss knows no such smoothing",
+            "remove it (DPO has its own: trainer.label_smoothing)",
+        )
     refuse_unoffered(block, stage.name, "mix", "minutes", "clean", "augment")
 
 
@@ -90,17 +95,26 @@ def _pairs(items: Sequence[Preference], method: str, tokenizer: Any) -> Pairs:
         prompt = [{"role": m.role, "content": m.content} for m in item.prompt]
         chosen, rejected = ([{"role": "assistant", "content": text}] for text in (item.chosen, item.rejected))
         if method == "kto":
-            rows += [{"prompt": prompt, "completion": answer, "label": good}
-                     for answer, good in ((chosen, True), (rejected, False))]  # fmt: skip
+            rows += [
+                {"prompt": prompt, "completion": answer, "label": good}
+                for answer, good in ((chosen, True), (rejected, False))
+            ]
         else:
             rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     texts = [" ".join([*(m.content for m in i.prompt), i.chosen, i.rejected]) for i in items]
     tokens = sum(map(len, tokenizer(texts, verbose=False)["input_ids"]))
-    twice = contradictions((f"{[m.content for m in i.prompt]}{sorted((i.chosen, i.rejected))}", i.chosen, i.source)
-                           for i in items)  # fmt: skip
-    stats = {"rows_in": len(items), "rows_out": len(rows), "tokens": tokens, "supervised_tokens": tokens,
-             "padding_share": 0.0, "contradictions": twice,
-             "examples": [f"{i.prompt[-1].content}\n⟦{i.chosen}⟧\n✗ {i.rejected}" for i in items[:5]]}  # fmt: skip
+    twice = contradictions(
+        (f"{[m.content for m in i.prompt]}{sorted((i.chosen, i.rejected))}", i.chosen, i.source) for i in items
+    )
+    stats = {
+        "rows_in": len(items),
+        "rows_out": len(rows),
+        "tokens": tokens,
+        "supervised_tokens": tokens,
+        "padding_share": 0.0,
+        "contradictions": twice,
+        "examples": [f"{i.prompt[-1].content}\n⟦{i.chosen}⟧\n✗ {i.rejected}" for i in items[:5]],
+    }
     return Pairs(tuple(rows), stats)
 
 
@@ -108,9 +122,14 @@ def _asked(items: Sequence[Conversation], tokenizer: Any) -> Pairs:
     """Return what GRPO is asked: each conversation up to its last answer, which the rewards are given."""
     rows = tuple({"prompt": c.as_dicts()[:-1], "answer": c.messages[-1].content} for c in items)
     tokens = sum(len(tokenizer(c.messages[-2].content, verbose=False)["input_ids"]) for c in items)
-    stats = {"rows_in": len(items), "rows_out": len(rows), "tokens": tokens, "supervised_tokens": 0,
-             "padding_share": 0.0, "examples": [f"{c.messages[-2].content}\n(reference: {c.messages[-1].content})"
-                                                for c in items[:5]]}  # fmt: skip
+    stats = {
+        "rows_in": len(items),
+        "rows_out": len(rows),
+        "tokens": tokens,
+        "supervised_tokens": 0,
+        "padding_share": 0.0,
+        "examples": [f"{c.messages[-2].content}\n(reference: {c.messages[-1].content})" for c in items[:5]],
+    }
     return Pairs(rows, stats)
 
 
@@ -139,14 +158,25 @@ def _task(block: Prefer) -> Task:
         tables = [None if d is None else Table.from_list(list(d.rows)) for d in sources]
         atomic = type(f"Atomic{kind.__name__}", (Atomic, kind), {})
         scored = {"reward_funcs": functions(block.rewards)[0]} if method == "grpo" else {}
-        return atomic(model=model, args=args, **scored, train_dataset=tables[0], eval_dataset=tables[1],
-                      processing_class=examples.tokenizer, **more)  # fmt: skip
+        return atomic(
+            model=model,
+            args=args,
+            **scored,
+            train_dataset=tables[0],
+            eval_dataset=tables[1],
+            processing_class=examples.tokenizer,
+            **more,
+        )
 
     def as_it_is(model: Any, dtype: torch.dtype, smoothing: float) -> Any:  # noqa: ARG001
         return model
 
-    defaults = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 4, "gradient_accumulation_steps": 1,
-                "learning_rate": 5e-5}  # fmt: skip
+    defaults = {
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "gradient_accumulation_steps": 1,
+        "learning_rate": 5e-5,
+    }
     return Task(load, as_it_is, _uncollated, defaults, trainer=trainer)
 
 
@@ -155,8 +185,12 @@ def _own(block: Prefer, arguments: Mapping[str, Any]) -> dict[str, Any]:
     if block.method != "grpo":
         return {"max_length": block.length, **arguments}
     weights = functions(block.rewards)[1]
-    return {"num_generations": max(2, int(arguments["per_device_train_batch_size"])), "reward_weights": weights,
-            "max_completion_length": block.length, **arguments}  # fmt: skip
+    return {
+        "num_generations": max(2, int(arguments["per_device_train_batch_size"])),
+        "reward_weights": weights,
+        "max_completion_length": block.length,
+        **arguments,
+    }
 
 
 def settings_of(method: str) -> set[str]:
@@ -176,8 +210,11 @@ def _of_trl(method: str) -> tuple[Any, Any]:
             from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
             return ORPOTrainer, ORPOConfig
-        return {"dpo": (trl.DPOTrainer, trl.DPOConfig), "kto": (trl.KTOTrainer, trl.KTOConfig),
-                "reward": (trl.RewardTrainer, trl.RewardConfig), "grpo": (trl.GRPOTrainer,
-                trl.GRPOConfig)}[method]  # fmt: skip
+        return {
+            "dpo": (trl.DPOTrainer, trl.DPOConfig),
+            "kto": (trl.KTOTrainer, trl.KTOConfig),
+            "reward": (trl.RewardTrainer, trl.RewardConfig),
+            "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+        }[method]
     except ImportError as error:
         refuse("recipe-invalid", f"prefer.method: {method} needs trl ({error})", "pip install 'lingraft[prefer]'")

@@ -49,8 +49,11 @@ class Ranks(TrainerCallback):  # type: ignore[misc]
     def tensors(self) -> dict[str, Tensor]:
         """Return what a resumed run needs: importances by parameter, and the masks."""
         allocator, pattern = self._model.rankallocator, self._model.peft_config["default"].rank_pattern or {}
-        found = {f"{kind}/{name}": value.contiguous() for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")
-                 for name, value in getattr(allocator, kind).items()}  # fmt: skip
+        found = {
+            f"{kind}/{name}": value.contiguous()
+            for kind in ("ipt", "exp_avg_ipt", "exp_avg_unc")
+            for name, value in getattr(allocator, kind).items()
+        }
         return found | {f"mask/{name}": torch.tensor(mask, dtype=torch.uint8) for name, mask in pattern.items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -65,8 +68,11 @@ def peft_of(model: nn.Module) -> Any:
 
 def skewness(model: nn.Module) -> Tensor:
     """Return how far the outer factors are from orthonormal: mean ‖AAᵀ − I‖ and ‖BᵀB − I‖ (equation 4)."""
-    parts = [(p @ p.T if "lora_A" in name else p.T @ p) for name, p in model.named_parameters()
-             if p.requires_grad and ("lora_A" in name or "lora_B" in name)]  # fmt: skip
+    parts = [
+        (p @ p.T if "lora_A" in name else p.T @ p)
+        for name, p in model.named_parameters()
+        if p.requires_grad and ("lora_A" in name or "lora_B" in name)
+    ]
     return torch.stack([torch.linalg.norm(part - torch.eye(len(part), device=part.device)) for part in parts]).mean()
 
 
@@ -93,9 +99,17 @@ def as_lora(model: Any, base: Path, folder: Path) -> dict[str, tuple[int, ...]]:
         turned = turned or isinstance(layer.get_base_layer(), Conv1D)
     most = max(ranks.values(), default=1)
     task = model.peft_config["default"].task_type
-    config = LoraConfig(r=most, lora_alpha=most, target_modules=sorted(ranks), rank_pattern=ranks,
-                        alpha_pattern=ranks, task_type=task, fan_in_fan_out=turned, inference_mode=True,
-                        base_model_name_or_path=str(base))  # fmt: skip
+    config = LoraConfig(
+        r=most,
+        lora_alpha=most,
+        target_modules=sorted(ranks),
+        rank_pattern=ranks,
+        alpha_pattern=ranks,
+        task_type=task,
+        fan_in_fan_out=turned,
+        inference_mode=True,
+        base_model_name_or_path=str(base),
+    )
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return {name: tuple(value.shape) for name, value in tensors.items()}

@@ -60,8 +60,11 @@ def _function(kind: str) -> Callable[..., list[float]]:
         found: Callable[..., list[float]] = getattr(import_module(module), name)
         return found
     except (ImportError, AttributeError) as error:
-        refuse("recipe-invalid", f"prefer.rewards: {kind} cannot be used: {error}",
-               f"name one of {', '.join(TABLE)}, or your own as package.module:function")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"prefer.rewards: {kind} cannot be used: {error}",
+            f"name one of {', '.join(TABLE)}, or your own as package.module:function",
+        )
 
 
 def _named(kind: str, score: Score) -> Callable[..., list[float]]:

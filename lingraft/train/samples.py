@@ -79,11 +79,20 @@ class Samples(TrainerCallback):  # type: ignore[misc]
     def _row(self, model: Any, prompt: Prompt, step: int) -> dict[str, Any]:
         ids = torch.tensor([prompt.ids], device=model.device)
         with torch.autocast(ids.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=_NEW_TOKENS,
-                                  do_sample=False, pad_token_id=self.tokenizer.pad_token_id or 0)  # fmt: skip
+            made = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=_NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id or 0,
+            )
         answer = made[0, ids.shape[1] :].tolist()
-        return {"step": step, "prompt": str(self.tokenizer.decode(list(prompt.ids))),
-                "answer": str(self.tokenizer.decode(answer, skip_special_tokens=True)), "wanted": prompt.wanted}
+        return {
+            "step": step,
+            "prompt": str(self.tokenizer.decode(list(prompt.ids))),
+            "answer": str(self.tokenizer.decode(answer, skip_special_tokens=True)),
+            "wanted": prompt.wanted,
+        }
 
 
 @contextmanager

@@ -75,15 +75,25 @@ def check_adapter(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None
         names = set(file.keys())
         for name, shape in expected.items():
             if name not in names or tuple(file.get_slice(name).get_shape()) != shape:
-                findings.problem("missing-adapter-tensors", f"{path}: {name} was not saved whole",
-                                 "report this: what was trained is not what was written", path, name)  # fmt: skip
+                findings.problem(
+                    "missing-adapter-tensors",
+                    f"{path}: {name} was not saved whole",
+                    "report this: what was trained is not what was written",
+                    path,
+                    name,
+                )
                 continue
             value = file.get_tensor(name)
             if not value.numel():
                 findings.problem("empty-tensor", f"{path}: {name} is empty", "report this", path, name)
             elif not torch.isfinite(value).all():
-                findings.problem("non-finite", f"{path}: {name} holds NaN or Inf",
-                                 "lower trainer.learning_rate and train again", path, name)  # fmt: skip
+                findings.problem(
+                    "non-finite",
+                    f"{path}: {name} holds NaN or Inf",
+                    "lower trainer.learning_rate and train again",
+                    path,
+                    name,
+                )
             if "lora_B" in name:
                 ups.append(bool(value.any()))
     if ups and not any(ups):

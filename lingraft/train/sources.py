@@ -29,8 +29,12 @@ def split(items: list[Any], share: float, seed: int, path: Path) -> tuple[list[A
     """Hold out a random ``share`` of the items (at least one), keeping the order of both sides."""
     count = max(1, round(len(items) * share))
     if not 0 < share < 1 or count >= len(items):
-        refuse("data-invalid", f"{path}: a validation share of {share:g} of {len(items)} rows leaves nothing to "
-               f"{'train on' if share > 0 else 'validate with'}", "give more data, a smaller share, or a path",
-               path)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{path}: a validation share of {share:g} of {len(items)} rows leaves nothing to "
+            f"{'train on' if share > 0 else 'validate with'}",
+            "give more data, a smaller share, or a path",
+            path,
+        )
     chosen = set(np.random.default_rng(seed).permutation(len(items))[:count].tolist())
     return ([x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen])

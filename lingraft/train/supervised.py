@@ -41,8 +41,14 @@ class Supervised(nn.Module):
         """Return the model's config, which the Trainer asks for."""
         return self.causal[0].config
 
-    def forward(self, input_ids: Tensor, labels: Tensor, position_ids: Tensor,
-                num_items_in_batch: Tensor | int | None = None, **_: Any) -> dict[str, Tensor]:  # fmt: skip
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        num_items_in_batch: Tensor | int | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
         """Return {"loss"}: input_ids, labels, position_ids [1, tokens], positions restarting at each text.
 
         The sum over supervised tokens is divided by ``num_items_in_batch``, else by their number here.
@@ -62,9 +68,7 @@ class Supervised(nn.Module):
             logits = self.model(
                 input_ids=input_ids, position_ids=position_ids, logits_to_keep=where, use_cache=False
             ).logits
-            return functional.cross_entropy(
-                logits[0].float(), target, reduction="sum", label_smoothing=self.smoothing
-            )
+            return functional.cross_entropy(logits[0].float(), target, reduction="sum", label_smoothing=self.smoothing)
         hidden = self.hidden(input_ids, position_ids)[0, where]
         return loss_sum(hidden.to(self.dtype), target, self.head(), self.smoothing)
 
@@ -95,8 +99,9 @@ class Supervised(nn.Module):
         module: nn.Module = self.causal[0].get_input_embeddings()
         return module
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None,
-                                      **_: Any) -> None:  # fmt: skip
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Recompute activations in the backward pass."""
         causal = self.causal[0]
         causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)

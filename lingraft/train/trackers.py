@@ -29,17 +29,26 @@ def require(trainer: Mapping[str, Any], stage: str) -> None:
     """Refuse (`recipe-invalid`) a tracker that is unknown or not installed, with the command that installs it."""
     for name in named(trainer):
         if name == "all":
-            refuse("recipe-invalid", f"{stage}.trainer.report_to: all would report wherever a package happens to be",
-                   f"name the trackers: {', '.join(_PACKAGES)}")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{stage}.trainer.report_to: all would report wherever a package happens to be",
+                f"name the trackers: {', '.join(_PACKAGES)}",
+            )
         if name not in _PACKAGES:
             from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
             if name not in INTEGRATION_TO_CALLBACK:
-                refuse("recipe-invalid", f"{stage}.trainer.report_to: {name} is no tracker that transformers knows",
-                       f"name one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}")  # fmt: skip
+                refuse(
+                    "recipe-invalid",
+                    f"{stage}.trainer.report_to: {name} is no tracker that transformers knows",
+                    f"name one of {', '.join(sorted(INTEGRATION_TO_CALLBACK))}",
+                )
         elif find_spec(_PACKAGES[name]) is None:
-            refuse("recipe-invalid", f"{stage}.trainer.report_to: {name} is not installed",
-                   f"pip install {_PACKAGES[name]}")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"{stage}.trainer.report_to: {name} is not installed",
+                f"pip install {_PACKAGES[name]}",
+            )
 
 
 @contextmanager
@@ -49,10 +58,13 @@ def environment(trainer: Mapping[str, Any], work: Path) -> Iterator[None]:
         yield
         return
     wanted = {
-        "TENSORBOARD_LOGGING_DIR": str(work / "tensorboard"), "TRACKIO_DIR": str(work / "trackio"),
-        "WANDB_DIR": str(work), "SWANLAB_LOG_DIR": str(work / "swanlab"), "SWANLAB_MODE": "offline",
+        "TENSORBOARD_LOGGING_DIR": str(work / "tensorboard"),
+        "TRACKIO_DIR": str(work / "trackio"),
+        "WANDB_DIR": str(work),
+        "SWANLAB_LOG_DIR": str(work / "swanlab"),
+        "SWANLAB_MODE": "offline",
         "WANDB_MODE": "offline",
-    }  # fmt: skip
+    }
     if os.environ.get("WANDB_API_KEY"):
         del wanted["WANDB_MODE"]
     if os.environ.get("SWANLAB_API_KEY"):
@@ -72,8 +84,12 @@ def _swanlab(work: Path) -> Iterator[None]:
     """Begin swanlab's run here: transformers' callback asks for one, and swanlab 0.10 raises where there is none."""
     import swanlab  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-    swanlab.init(project=os.environ.get("SWANLAB_PROJECT", "lingraft"), mode=os.environ.get("SWANLAB_MODE"),
-                 log_dir=os.environ.get("SWANLAB_LOG_DIR", str(work)), name=work.name)  # fmt: skip
+    swanlab.init(
+        project=os.environ.get("SWANLAB_PROJECT", "lingraft"),
+        mode=os.environ.get("SWANLAB_MODE"),
+        log_dir=os.environ.get("SWANLAB_LOG_DIR", str(work)),
+        name=work.name,
+    )
     try:
         yield
     finally:

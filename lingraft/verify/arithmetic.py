@@ -121,8 +121,9 @@ class _Seen:
         self.rows.update((start + rows.nonzero().flatten()).tolist())
 
 
-def _block(truth: Truth, name: str, exact: Tensor, stored: Tensor, span: tuple[int, int | None], copied: bool,
-           seen: _Seen) -> None:
+def _block(
+    truth: Truth, name: str, exact: Tensor, stored: Tensor, span: tuple[int, int | None], copied: bool, seen: _Seen
+) -> None:
     start = span[0]
     seen.values += stored.numel()
     want = exact.to(stored.dtype)
@@ -185,8 +186,9 @@ def _tolerance(exact: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
     return half + own + noise.double()
 
 
-def _loose(truth: Truth, name: str, old: Tensor, span: tuple[int, int | None], dtype: torch.dtype,
-           seen: _Seen) -> Tensor:  # fmt: skip
+def _loose(
+    truth: Truth, name: str, old: Tensor, span: tuple[int, int | None], dtype: torch.dtype, seen: _Seen
+) -> Tensor:
     """Return how far a merge may be off that rounds to ``dtype`` at every step: each value and each change of it."""
     if not seen.stages:
         below = truth.base.entries.get(name, truth.exact.entries[name])
@@ -202,8 +204,9 @@ def _loose(truth: Truth, name: str, old: Tensor, span: tuple[int, int | None], d
     return loose
 
 
-def _half(exact: Tensor, old: Tensor, stored: Tensor, within: Tensor, beyond: Tensor, start: int,
-          seen: _Seen) -> Tensor:  # fmt: skip
+def _half(
+    exact: Tensor, old: Tensor, stored: Tensor, within: Tensor, beyond: Tensor, start: int, seen: _Seen
+) -> Tensor:
     """Take out the values that a merge in the stored dtype gives; return what is still beyond."""
     dtype = stored.dtype
     change = exact.float() - old
@@ -297,5 +300,6 @@ def _times(change: Tensor, has: Tensor) -> str | None:
 
 def _same_values(want: Tensor, found: Tensor) -> bool:
     one, other = (t.reshape(t.shape[0], -1).sum(1) for t in (want, found))
-    return (not torch.allclose(one, other, rtol=1e-3, atol=1e-4)
-            and bool(torch.allclose(one.sort().values, other.sort().values, rtol=1e-3, atol=1e-4)))
+    return not torch.allclose(one, other, rtol=1e-3, atol=1e-4) and bool(
+        torch.allclose(one.sort().values, other.sort().values, rtol=1e-3, atol=1e-4)
+    )

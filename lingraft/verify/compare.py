@@ -32,10 +32,15 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         known = [row["max_abs"] for row in self.different]
         return {
-            "equal": self.equal, "only_in_a": self.only_in_a, "only_in_b": self.only_in_b,
-            "different": self.different, "max_abs": None if None in known else max(known, default=0.0),
-            "dtypes": self.dtypes, "non_finite": self.non_finite, "compared": self.compared,
-        }  # fmt: skip
+            "equal": self.equal,
+            "only_in_a": self.only_in_a,
+            "only_in_b": self.only_in_b,
+            "different": self.different,
+            "max_abs": None if None in known else max(known, default=0.0),
+            "dtypes": self.dtypes,
+            "non_finite": self.non_finite,
+            "compared": self.compared,
+        }
 
 
 def compare(a: Path, b: Path, findings: Findings) -> dict[str, Any]:
@@ -49,14 +54,23 @@ def compare(a: Path, b: Path, findings: Findings) -> dict[str, Any]:
     one, other = open_checkpoint(a), open_checkpoint(b)
     found = compare_weights(_names(one, other), one.tensors, other.tensors)
     for row in found.non_finite:
-        findings.problem("non-finite", f"{row['name']}: {row['a']:,} NaN or infinite values in {a}, {row['b']:,} in "
-                                       f"{b}",
-                         "restore the tensor from its source", b if row["b"] else a, row["name"])
+        findings.problem(
+            "non-finite",
+            f"{row['name']}: {row['a']:,} NaN or infinite values in {a}, {row['b']:,} in {b}",
+            "restore the tensor from its source",
+            b if row["b"] else a,
+            row["name"],
+        )
     if not found.equal:
         first = [row["name"] for row in found.different] + found.only_in_a + found.only_in_b
-        findings.problem("merged-differs", f"{a} and {b} differ: {len(found.different)} tensors have other values, "
-                         f"{len(found.only_in_a)} are only in the first, {len(found.only_in_b)} only in the second",
-                         "see `different`, `only_in_a` and `only_in_b`", b, first[0])
+        findings.problem(
+            "merged-differs",
+            f"{a} and {b} differ: {len(found.different)} tensors have other values, "
+            f"{len(found.only_in_a)} are only in the first, {len(found.only_in_b)} only in the second",
+            "see `different`, `only_in_a` and `only_in_b`",
+            b,
+            first[0],
+        )
     return found.as_json()
 
 
@@ -79,13 +93,15 @@ def compare_weights(names: tuple[list[str], list[str]], a: Weights, b: Weights) 
         if one.dtype != other.dtype:
             found.dtypes.append({"name": name, "a": DTYPE_NAMES[one.dtype], "b": DTYPE_NAMES[other.dtype]})
         if one.shape != other.shape:
-            found.different.append({"name": name, "max_abs": None, "rel": None,
-                                    "shapes": {"a": list(one.shape), "b": list(other.shape)}})
+            found.different.append(
+                {"name": name, "max_abs": None, "rel": None, "shapes": {"a": list(one.shape), "b": list(other.shape)}}
+            )
             continue
         apart = difference(one, other)
         if not apart.finite:
             found.non_finite.append({"name": name, "a": apart.non_finite_a, "b": apart.non_finite_b})
         if not apart.equal:
-            found.different.append({"name": name, "max_abs": apart.max_abs, "rel": apart.rel,
-                                    "first_row": apart.row, "rows": apart.rows})
+            found.different.append(
+                {"name": name, "max_abs": apart.max_abs, "rel": apart.rel, "first_row": apart.row, "rows": apart.rows}
+            )
     return found

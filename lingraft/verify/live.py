@@ -35,19 +35,28 @@ def verify_live(adapter: Path, base: Path, findings: Findings) -> dict[str, Any]
     modules: list[dict[str, Any]] = []
     for name, value in tensors.items():
         if not value.numel():
-            findings.problem("empty-tensor", f"{adapter}: {name} has shape {list(value.shape)}", "train it again",
-                             adapter, name)  # fmt: skip
+            findings.problem(
+                "empty-tensor", f"{adapter}: {name} has shape {list(value.shape)}", "train it again", adapter, name
+            )
         elif not all_finite(value):
-            findings.problem("non-finite", f"{adapter}: {name} holds NaN or Inf", "take an earlier checkpoint",
-                             adapter, name)  # fmt: skip
+            findings.problem(
+                "non-finite", f"{adapter}: {name} holds NaN or Inf", "take an earlier checkpoint", adapter, name
+            )
         else:
             moved = bool(value.any()) if name.endswith("bottleneck.up.weight") else None
-            modules.append({"name": name.removesuffix(".weight"), "changed": moved, "max_abs": float(value.abs().max()),
-                            "rel_norm": None})  # fmt: skip
+            modules.append(
+                {
+                    "name": name.removesuffix(".weight"),
+                    "changed": moved,
+                    "max_abs": float(value.abs().max()),
+                    "rel_norm": None,
+                }
+            )
     told = [m["changed"] for m in modules if m["changed"] is not None]
     if told and not any(told):
-        findings.problem("untrained-adapter", f"{adapter}: every up-projection is zero", "train for more steps",
-                         adapter)  # fmt: skip
+        findings.problem(
+            "untrained-adapter", f"{adapter}: every up-projection is zero", "train for more steps", adapter
+        )
     _check_base(adapter, config, below, findings)
     return {"adapter": str(adapter), "base": str(base), "modules": modules, "embeddings": []}
 
@@ -55,10 +64,18 @@ def verify_live(adapter: Path, base: Path, findings: Findings) -> dict[str, Any]
 def _check_base(adapter: Path, config: dict[str, Any], base: Any, findings: Findings) -> None:
     width, remedy = (base.config or {}).get("hidden_size"), "give the base that the adapter was trained on"
     if width is not None and config.get("peft_type") == "PROMPT_TUNING" and config.get("token_dim", width) != width:
-        findings.problem("base-mismatch", f"{adapter} holds vectors of width {config['token_dim']}, {base.path} is "
-                         f"{width} wide", remedy, adapter)  # fmt: skip
+        findings.problem(
+            "base-mismatch",
+            f"{adapter} holds vectors of width {config['token_dim']}, {base.path} is {width} wide",
+            remedy,
+            adapter,
+        )
         return
     lineage = read_lineage(adapter)
     if lineage is not None and (found := fingerprint(base.tensors)) != lineage.base:
-        findings.problem("base-mismatch", f"{adapter} was trained on {lineage.base[:16]}… ({lineage.base_path}); "
-                         f"{base.path} is {found[:16]}…", remedy, adapter)  # fmt: skip
+        findings.problem(
+            "base-mismatch",
+            f"{adapter} was trained on {lineage.base[:16]}… ({lineage.base_path}); {base.path} is {found[:16]}…",
+            remedy,
+            adapter,
+        )

@@ -60,8 +60,13 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
         return {"max_abs_error": None, "logits": None, "modules": [], "embeddings": []}
     faults, largest, in_half = _tensors(stored, expected)
     if in_half:
-        findings.warn("merged-differs", f"{model}: {len(in_half)} tensors were merged in half precision and so rounded "
-                      f"twice: {few(in_half)}", "merge again to be as near as the dtype allows", model, in_half[0])
+        findings.warn(
+            "merged-differs",
+            f"{model}: {len(in_half)} tensors were merged in half precision and so rounded twice: {few(in_half)}",
+            "merge again to be as near as the dtype allows",
+            model,
+            in_half[0],
+        )
     same_ends = _same_ends(_lazy(stored), expected)
     fields = check_config(stored, expected.checkpoint, same_ends, findings)
     check_tokenizer(stored, expected.checkpoint, findings)
@@ -69,11 +74,18 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
     logits, layer, hidden = _logits(stored, expected)
     _tell(stored, faults, layer, bool(fields), hidden, findings)
     return {
-        "model": str(model), "base": str(base), "adapters": [str(path) for path in adapters],
-        "max_abs_error": largest, "tensors": len(expected.truth.exact),
-        "different": [fault.as_json() for fault in faults], "first_layer": _first(faults, layer),
-        "logits": logits, "hidden": hidden, "modules": [], "embeddings": [],
-    }  # fmt: skip
+        "model": str(model),
+        "base": str(base),
+        "adapters": [str(path) for path in adapters],
+        "max_abs_error": largest,
+        "tensors": len(expected.truth.exact),
+        "different": [fault.as_json() for fault in faults],
+        "first_layer": _first(faults, layer),
+        "logits": logits,
+        "hidden": hidden,
+        "modules": [],
+        "embeddings": [],
+    }
 
 
 def _expected(stored: Checkpoint, base: Checkpoint, adapters: Sequence[Path], findings: Findings) -> Expected | None:
@@ -101,8 +113,9 @@ def _chain(base: Checkpoint, adapters: Sequence[Adapter], tied: Tied, findings: 
             updates[name] += some
     weights = _lazy(base)
     start = model_ends.with_alias(weights, model_ends.find(weights, base.config))
-    return Expected(Truth(start, made.model.weights, updates), made.checkpoint, made.model.ends.head,
-                    made.model.ends.embedding)
+    return Expected(
+        Truth(start, made.model.weights, updates), made.checkpoint, made.model.ends.head, made.model.ends.embedding
+    )
 
 
 def _lazy(checkpoint: Checkpoint) -> Lazy:
@@ -112,8 +125,12 @@ def _lazy(checkpoint: Checkpoint) -> Lazy:
 def _same_ends(weights: Lazy, expected: Expected) -> bool:
     """Tell whether a model that stores a head stores the embedding twice."""
     head, embedding = expected.head or "lm_head.weight", expected.embedding
-    return (embedding is not None and head in weights and embedding in weights
-            and same(weights.entries[head], weights.entries[embedding]))
+    return (
+        embedding is not None
+        and head in weights
+        and embedding in weights
+        and same(weights.entries[head], weights.entries[embedding])
+    )
 
 
 def _tensors(stored: Checkpoint, expected: Expected) -> tuple[list[Fault], float | None, list[str]]:
@@ -190,23 +207,42 @@ def _first(faults: list[Fault], layer: str | None) -> str | None:
     return layer
 
 
-def _tell(stored: Checkpoint, faults: list[Fault], layer: str | None, explained: bool, hidden: list[dict[str, Any]],
-          findings: Findings) -> None:
+def _tell(
+    stored: Checkpoint,
+    faults: list[Fault],
+    layer: str | None,
+    explained: bool,
+    hidden: list[dict[str, Any]],
+    findings: Findings,
+) -> None:
     for fault in faults[:TOLD]:
         found = LAYER.match(fault.name)
         where = f" (in {found[1]})" if found else ""
-        far = "" if fault.max_abs is None else f", off by up to {fault.max_abs:.3g} in {fault.rows:,} rows from row " \
-            f"{fault.first_row}"
-        findings.problem("merged-differs", f"{stored.path}: {fault.name}{where}: {fault.why}{far}", REMEDY, stored.path,
-                         fault.name)
+        far = (
+            ""
+            if fault.max_abs is None
+            else f", off by up to {fault.max_abs:.3g} in {fault.rows:,} rows from row {fault.first_row}"
+        )
+        findings.problem(
+            "merged-differs", f"{stored.path}: {fault.name}{where}: {fault.why}{far}", REMEDY, stored.path, fault.name
+        )
         if "NaN" in fault.why:
             findings.problem("non-finite", f"{stored.path}: {fault.name}: {fault.why}", REMEDY, stored.path, fault.name)
     if len(faults) > TOLD:
-        findings.problem("merged-differs", f"{stored.path}: {len(faults) - TOLD} more tensors differ (see `different`)",
-                         REMEDY, stored.path)
+        findings.problem(
+            "merged-differs",
+            f"{stored.path}: {len(faults) - TOLD} more tensors differ (see `different`)",
+            REMEDY,
+            stored.path,
+        )
     if layer and not faults:
         far = next(row["rel"] for row in hidden if row["name"] == layer)
         why = "; its config differs" if explained else ""
-        findings.problem("merged-differs", f"{stored.path}: every tensor is right, yet the hidden states of {layer} "
-                         f"differ by {far if far is None else format(far, '.3g')} of their size{why}", REMEDY,
-                         stored.path, layer)
+        findings.problem(
+            "merged-differs",
+            f"{stored.path}: every tensor is right, yet the hidden states of {layer} "
+            f"differ by {far if far is None else format(far, '.3g')} of their size{why}",
+            REMEDY,
+            stored.path,
+            layer,
+        )

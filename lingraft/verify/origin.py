@@ -31,11 +31,14 @@ def check_origin(adapter: Adapter, base: Checkpoint, below: Lazy, made: Plan, fi
     found = fingerprint(base.tensors)
     if rows.problems or found in (adapter.lineage.base, _ancestor(Path(adapter.lineage.base_path))):
         return
-    told = (f"{adapter.path} was trained on {adapter.lineage.base[:16]}… ({adapter.lineage.base_path}); {base.path} is "
-            f"{found[:16]}…")
+    told = (
+        f"{adapter.path} was trained on {adapter.lineage.base[:16]}… ({adapter.lineage.base_path}); {base.path} is "
+        f"{found[:16]}…"
+    )
     if _smaller(below, made):
-        findings.warn("base-mismatch", f"{told}: the base before its vocabulary grew, by its rows", REMEDY,
-                      adapter.path)
+        findings.warn(
+            "base-mismatch", f"{told}: the base before its vocabulary grew, by its rows", REMEDY, adapter.path
+        )
     else:
         findings.problem("base-mismatch", told, REMEDY, adapter.path)
 
@@ -51,5 +54,7 @@ def _ancestor(extended: Path) -> str | None:
 
 def _smaller(below: Lazy, made: Plan) -> bool:
     """Tell whether the adapter brings a matrix with more rows than the base has."""
-    return any(len(value.shape) == 2 and name in below.entries and value.shape[0] > below.entries[name].shape[0]
-               for name, value in made.replaced.items())
+    return any(
+        len(value.shape) == 2 and name in below.entries and value.shape[0] > below.entries[name].shape[0]
+        for name, value in made.replaced.items()
+    )

@@ -55,8 +55,12 @@ def answers_apart(reference: Tensor, found: Tensor) -> Mapping[str, Any]:
     ``argmax_agreement`` the share of positions with the same best token. NaN gives None.
     """
     if reference.shape != found.shape:
-        return {"max_abs": None, "kl": None, "argmax_agreement": None,
-                "why": f"{found.shape[-1]:,} logits a position, not {reference.shape[-1]:,}"}
+        return {
+            "max_abs": None,
+            "kl": None,
+            "argmax_agreement": None,
+            "why": f"{found.shape[-1]:,} logits a position, not {reference.shape[-1]:,}",
+        }
     if not bool(torch.isfinite(found).all() and torch.isfinite(reference).all()):
         return {"max_abs": None, "kl": None, "argmax_agreement": None, "why": "NaN or infinite logits"}
     one, other = (F.log_softmax(logits.double(), dim=-1) for logits in (reference, found))

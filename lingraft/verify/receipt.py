@@ -23,24 +23,40 @@ def verify_receipt(path: Path, findings: Findings) -> dict[str, Any]:
     """
     file = _beside(path)
     if not file.is_file():
-        refuse("not-found", f"{path} has no {file.name} to hold its weights against",
-               "add --base BASE --adapter ADAPTER to verify a merge, or name something that lingraft wrote", file)
+        refuse(
+            "not-found",
+            f"{path} has no {file.name} to hold its weights against",
+            "add --base BASE --adapter ADAPTER to verify a merge, or name something that lingraft wrote",
+            file,
+        )
     receipt = read_json(file)
     recorded = receipt.get("fingerprint") or _nested(receipt).get("fingerprint")
     if not isinstance(recorded, str):
         refuse("not-found", f"{file} records no fingerprint", "verify the stage that wrote weights", file)
     weights = open_checkpoint(path).tensors
-    lines = {name: line(name, (entry := header(weights, name)).dtype, entry.shape, digest(weights, name))
-             for name in weights}
+    lines = {
+        name: line(name, (entry := header(weights, name)).dtype, entry.shape, digest(weights, name)) for name in weights
+    }
     found = combine(lines.values())
     differing = _differing(receipt.get("tensors"), lines)
     if found != recorded:
         names = f"; {len(differing)} tensors differ: {few(differing)}" if differing else ""
-        findings.problem("fingerprint-mismatch", f"{path}: the weights are {found[:16]}…, the receipt says "
-                         f"{recorded[:16]}…{names}", "restore the files, or make the result again", path,
-                         differing[0] if differing else None)
-    return {"path": str(path), "fingerprint": found, "recorded": recorded, "match": found == recorded,
-            "different": differing, "modules": [], "embeddings": []}
+        findings.problem(
+            "fingerprint-mismatch",
+            f"{path}: the weights are {found[:16]}…, the receipt says {recorded[:16]}…{names}",
+            "restore the files, or make the result again",
+            path,
+            differing[0] if differing else None,
+        )
+    return {
+        "path": str(path),
+        "fingerprint": found,
+        "recorded": recorded,
+        "match": found == recorded,
+        "different": differing,
+        "modules": [],
+        "embeddings": [],
+    }
 
 
 def _beside(path: Path) -> Path:

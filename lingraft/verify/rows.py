@@ -35,8 +35,13 @@ class RowChanges:
     why: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return {"name": self.name, "new_rows": self.new_rows, "new_rows_changed": self.new_rows_changed,
-                "old_rows": self.old_rows, "old_rows_changed": self.old_rows_changed}
+        return {
+            "name": self.name,
+            "new_rows": self.new_rows,
+            "new_rows_changed": self.new_rows_changed,
+            "old_rows": self.old_rows,
+            "old_rows_changed": self.old_rows_changed,
+        }
 
 
 def grown(adapter: Path, base: Path, below_rows: int, above_rows: int) -> tuple[int, int]:
@@ -109,8 +114,13 @@ def _beyond(below: Entry, above: Entry, start: int, stop: int, old: int) -> tupl
     still_mean = (rows - mean).norm(dim=1) < NEAR * spread
     zero = ~rows.any(1)
     alike = (rows == rows[0]).all(1) if bool((rows == rows[0]).all()) and len(rows) > 1 else torch.zeros_like(zero)
-    why = "they are zero" if bool(zero.any()) else "they stand at the mean of the old rows" if bool(still_mean.any()) \
+    why = (
+        "they are zero"
+        if bool(zero.any())
+        else "they stand at the mean of the old rows"
+        if bool(still_mean.any())
         else "they are all alike"
+    )
     return int((~(still_mean | zero | alike)).sum()), why
 
 

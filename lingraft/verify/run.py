@@ -23,8 +23,12 @@ def verify(path: str, base: str | None, adapters: Sequence[str], findings: Findi
         from lingraft.verify.update import verify_adapter
 
         if adapters:
-            refuse("unsupported-adapter", f"{path} is an adapter; --adapter goes with a merged model",
-                   "verify one adapter at a time: lingraft verify ADAPTER --base BASE", path)  # fmt: skip
+            refuse(
+                "unsupported-adapter",
+                f"{path} is an adapter; --adapter goes with a merged model",
+                "verify one adapter at a time: lingraft verify ADAPTER --base BASE",
+                path,
+            )
         check = verify_live if is_live(here) else verify_adapter
         return check(here, stack(here, base).base, findings)
     if base is not None or adapters:
@@ -51,6 +55,11 @@ def _of_receipt(model: Path) -> list[Path]:
     missing = [str(p) for p in named if not p.exists()]
     if not named or missing:
         what = f"its adapters are gone: {', '.join(missing)}" if missing else "no adapter was given"
-        refuse("not-found", f"{model}: {what}", "add --adapter ADAPTER (repeatable, in order); a model trained in full "
-               "is held against its base by `lingraft compare`", model)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{model}: {what}",
+            "add --adapter ADAPTER (repeatable, in order); a model trained in full "
+            "is held against its base by `lingraft compare`",
+            model,
+        )
     return named

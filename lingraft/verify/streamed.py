@@ -90,8 +90,11 @@ def _build(config: Mapping[str, Any]) -> Any:
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    lists = [(name, module) for name, module in model.named_modules()
-             if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in LISTS]
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] in LISTS
+    ]
     if not lists:
         return []
     name, longest = max(lists, key=lambda item: len(item[1]))
@@ -145,7 +148,8 @@ class _Head(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)  # some models hand it on
 
     def forward(self, hidden: Tensor) -> Tensor:
-        parts = [hidden @ self.rows.read(start, stop).float().T
-                 for start, stop in row_blocks(self.rows.shape, 4, BLOCK)]
+        parts = [
+            hidden @ self.rows.read(start, stop).float().T for start, stop in row_blocks(self.rows.shape, 4, BLOCK)
+        ]
         logits = torch.cat(parts, dim=-1)
         return logits if self.bias is None else logits + self.bias

@@ -11,11 +11,25 @@ from lingraft.weights.tensors import Checkpoint
 
 # Fields that say nothing about what the model computes.
 IGNORED = {
-    "_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures",
-    "quantization_config", "id2label", "label2id", "finetuning_task", "task_specific_params", "pad_token_id",
-    "_attn_implementation", "attn_implementation", "output_attentions", "output_hidden_states",
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "torch_dtype",
+    "dtype",
+    "use_cache",
+    "architectures",
+    "quantization_config",
+    "id2label",
+    "label2id",
+    "finetuning_task",
+    "task_specific_params",
+    "pad_token_id",
+    "_attn_implementation",
+    "attn_implementation",
+    "output_attentions",
+    "output_hidden_states",
     "chunk_size_feed_forward",
-}  # fmt: skip
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
 GENERATION = "generation_config.json"
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -28,12 +42,18 @@ def check_config(model: Checkpoint, expected: Checkpoint, same_ends: bool, findi
     neither is how the tie is spelled where head and embedding are the same (``same_ends``).
     """
     want, found = _normal(expected.config), _normal(model.config)
-    wrong = sorted(key for key in want.keys() | found.keys() if key not in IGNORED and want.get(key) != found.get(key)
-                   and not (same_ends and key == "tie_word_embeddings"))
+    wrong = sorted(
+        key
+        for key in want.keys() | found.keys()
+        if key not in IGNORED and want.get(key) != found.get(key) and not (same_ends and key == "tie_word_embeddings")
+    )
     for key in wrong:
-        findings.problem("config-mismatch", f"{model.path / 'config.json'} says {key} {found.get(key)}; base + "
-                         f"adapters give {want.get(key)}", "restore it from the base's config.json, or merge again",
-                         model.path / "config.json")
+        findings.problem(
+            "config-mismatch",
+            f"{model.path / 'config.json'} says {key} {found.get(key)}; base + adapters give {want.get(key)}",
+            "restore it from the base's config.json, or merge again",
+            model.path / "config.json",
+        )
     return wrong
 
 
@@ -57,17 +77,29 @@ def check_tokenizer(model: Checkpoint, expected: Checkpoint, findings: Findings)
     for name in (n for n in TOKENIZERS if n in want):
         if name not in held:
             if not any(other in held for other in TOKENIZERS):
-                findings.problem("tokenizer-mismatch", f"{model.path} has no tokenizer; {name} belongs to it",
-                                 "copy the last adapter's tokenizer, or the base's, into it", model.path / name)
+                findings.problem(
+                    "tokenizer-mismatch",
+                    f"{model.path} has no tokenizer; {name} belongs to it",
+                    "copy the last adapter's tokenizer, or the base's, into it",
+                    model.path / name,
+                )
             continue
         meaning = _pieces if name in made and name.endswith(".json") else _meaning
         if held[name] != want[name] and meaning(name, held[name]) != meaning(name, want[name]):
-            findings.problem("tokenizer-mismatch", f"{_where(model, name)} is not the tokenizer that the last adapter "
-                             "(or the base) was trained with", "copy that tokenizer into the model", model.path)
+            findings.problem(
+                "tokenizer-mismatch",
+                f"{_where(model, name)} is not the tokenizer that the last adapter (or the base) was trained with",
+                "copy that tokenizer into the model",
+                model.path,
+            )
     template = _template(want)
     if template is not None and _template(held) != template:
-        findings.warn("tokenizer-mismatch", f"{model.path}: its chat template is not the one that belongs to the model",
-                      "copy the last adapter's, or the base's", model.path)
+        findings.warn(
+            "tokenizer-mismatch",
+            f"{model.path}: its chat template is not the one that belongs to the model",
+            "copy the last adapter's, or the base's",
+            model.path,
+        )
 
 
 def _template(files: Mapping[str, bytes]) -> str | None:
@@ -86,8 +118,12 @@ def check_generation(model: Checkpoint, expected: Checkpoint, findings: Findings
     want, held = (_json(c.side_content().get(GENERATION, b"")) for c in (expected, model))
     wrong = sorted(key for key in want.keys() | held.keys() if key not in IGNORED and want.get(key) != held.get(key))
     if want and held and wrong and GENERATION not in model.made():
-        findings.warn("config-mismatch", f"{model.path / GENERATION} differs from the one that belongs to the model: "
-                      f"{', '.join(wrong)}", "copy the last adapter's, or the base's", model.path / GENERATION)
+        findings.warn(
+            "config-mismatch",
+            f"{model.path / GENERATION} differs from the one that belongs to the model: {', '.join(wrong)}",
+            "copy the last adapter's, or the base's",
+            model.path / GENERATION,
+        )
 
 
 def _json(content: bytes) -> Mapping[str, Any]:

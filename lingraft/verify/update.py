@@ -62,8 +62,12 @@ def verify_adapter(adapter: Path, base: Path, findings: Findings) -> dict[str, A
     modules = [_module(proof, name, embeddings) for name in proof.made.updates if name in proof.above]
     _judge_modules(proof, modules, findings)
     _judge_rows(proof, embeddings, findings)
-    return {"adapter": str(adapter), "base": str(base), "modules": modules,
-            "embeddings": [changes.as_json() for changes in embeddings]}
+    return {
+        "adapter": str(adapter),
+        "base": str(base),
+        "modules": modules,
+        "embeddings": [changes.as_json() for changes in embeddings],
+    }
 
 
 def _below(adapter: Adapter, base: Checkpoint, findings: Findings) -> Model:
@@ -76,10 +80,13 @@ def _below(adapter: Adapter, base: Checkpoint, findings: Findings) -> Model:
         earlier = [read_adapter(_beside(adapter.path, Path(link.path)), scratch) for link in links]
         return reduce(lambda model, one: merge_one(model, one, scratch, "auto"), earlier, start)
     except Refusal as refusal:
-        findings.warn("not-found", f"{adapter.path} was trained above {few([link.path for link in links])}, which "
-                      f"cannot be applied here ({refusal}); it is held against the bare base", "keep the earlier "
-                                                                                               "adapters beside it",
-                      adapter.path)
+        findings.warn(
+            "not-found",
+            f"{adapter.path} was trained above {few([link.path for link in links])}, which "
+            f"cannot be applied here ({refusal}); it is held against the bare base",
+            "keep the earlier adapters beside it",
+            adapter.path,
+        )
         return start
 
 
@@ -126,15 +133,23 @@ def in_precision_of(entry: Entry, dtype: torch.dtype | None) -> Entry:
 def _top(entry: Entry, rows: int | None) -> Entry:
     if rows is None or entry.shape[0] == rows:
         return entry
-    return Entry(entry.dtype, (rows, *entry.shape[1:]),
-                 lambda start, stop: entry.read(start, rows if stop is None else min(stop, rows)))
+    return Entry(
+        entry.dtype,
+        (rows, *entry.shape[1:]),
+        lambda start, stop: entry.read(start, rows if stop is None else min(stop, rows)),
+    )
 
 
 def _ends(proof: Proof) -> list[str]:
     """List embedding and head; a tied head only where the adapter brings one."""
     names = [proof.ends.embedding, proof.ends.head]
-    return [name for name in names if name is not None and name in proof.below.entries
-            and (name != proof.ends.head or not proof.ends.tied or name in proof.made.updates)]
+    return [
+        name
+        for name in names
+        if name is not None
+        and name in proof.below.entries
+        and (name != proof.ends.head or not proof.ends.tied or name in proof.made.updates)
+    ]
 
 
 def _rows(proof: Proof, name: str) -> RowChanges | None:
@@ -153,9 +168,14 @@ def _judge_modules(proof: Proof, modules: list[dict[str, Any]], findings: Findin
         module = name.removesuffix(".weight")
         if any(isinstance(update, Replace) for update in updates) and not name.endswith(".bias"):
             if not moved.get(module, True):
-                findings.problem("module-not-updated", f"{module} is in modules_to_save and equals the base: training "
-                                 "never changed it", "check that it was trainable (under ZeRO-3 and tied embeddings "
-                                 "saves are known to lose it) and train again", proof.adapter.path, name)
+                findings.problem(
+                    "module-not-updated",
+                    f"{module} is in modules_to_save and equals the base: training never changed it",
+                    "check that it was trainable (under ZeRO-3 and tied embeddings "
+                    "saves are known to lose it) and train again",
+                    proof.adapter.path,
+                    name,
+                )
         elif not any(isinstance(update, Replace | Rows) for update in updates):
             learned[module] = moved.get(module, True)
     _judge_learned(proof, learned, findings)
@@ -165,8 +185,13 @@ def _judge_learned(proof: Proof, learned: Mapping[str, bool], findings: Findings
     still = [module for module, changed in learned.items() if not changed]
     told = any(problem.code == "untrained-adapter" for problem in (*findings.problems, *findings.allowed))
     if still and len(still) == len(learned) and not told:
-        findings.problem("untrained-adapter", f"{proof.adapter.path} changes nothing ({few(still)})",
-                         "train it, or take the adapter from a later checkpoint", proof.adapter.path, still[0])
+        findings.problem(
+            "untrained-adapter",
+            f"{proof.adapter.path} changes nothing ({few(still)})",
+            "train it, or take the adapter from a later checkpoint",
+            proof.adapter.path,
+            still[0],
+        )
 
 
 def _judge_rows(proof: Proof, embeddings: list[RowChanges], findings: Findings) -> None:
@@ -176,11 +201,20 @@ def _judge_rows(proof: Proof, embeddings: list[RowChanges], findings: Findings) 
             tokens = read_tokens(proof.adapter.path)
             idle = tokens is not None and only_spare(tokens, changes.old_rows)  # nothing reads the row of padding
             tell = findings.warn if head or idle else findings.problem
-            tell("new-tokens-untrained", f"the vocabulary grew by {changes.new_rows:,} tokens, and none of their rows "
-                 f"in {changes.name} was trained: {changes.why}", "train embed_tokens and lm_head (modules_to_save), "
-                 "or the new rows (trainable_token_indices)", proof.adapter.path, changes.name + ".weight")
+            tell(
+                "new-tokens-untrained",
+                f"the vocabulary grew by {changes.new_rows:,} tokens, and none of their rows "
+                f"in {changes.name} was trained: {changes.why}",
+                "train embed_tokens and lm_head (modules_to_save), or the new rows (trainable_token_indices)",
+                proof.adapter.path,
+                changes.name + ".weight",
+            )
         elif changes.new_rows and changes.new_rows_changed < changes.new_rows / 2:
             still = changes.new_rows - changes.new_rows_changed
-            findings.warn("new-tokens-untrained", f"{still:,} of {changes.new_rows:,} new rows of "
-                          f"{changes.name} never moved", "the training text may lack those tokens",
-                          proof.adapter.path, changes.name + ".weight")
+            findings.warn(
+                "new-tokens-untrained",
+                f"{still:,} of {changes.new_rows:,} new rows of {changes.name} never moved",
+                "the training text may lack those tokens",
+                proof.adapter.path,
+                changes.name + ".weight",
+            )

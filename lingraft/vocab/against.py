@@ -18,8 +18,13 @@ from lingraft.vocab.corpus import texts
 from lingraft.vocab.measure import Measured, measure, picture, table
 
 
-def measure_all(tokenizers: Sequence[tuple[str, Path]], files: Sequence[Path], out: Path | None, findings: Findings,
-                overwrite: bool = False) -> dict[str, Any]:  # fmt: skip
+def measure_all(
+    tokenizers: Sequence[tuple[str, Path]],
+    files: Sequence[Path],
+    out: Path | None,
+    findings: Findings,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Measure every (name, path) on the same text; return {"text", "characters", "tokenizers", "picture"}.
 
     ``out`` is a .png or .svg to draw. The text is streamed once for each tokenizer. Errors: what reading text and
@@ -33,8 +38,12 @@ def measure_all(tokenizers: Sequence[tuple[str, Path]], files: Sequence[Path], o
     if out is not None:
         with output_file(out, overwrite) as partial:
             picture(rows, partial, out.suffix.lower()[1:])
-    return {"text": [str(file) for file in files], "characters": rows[0].characters,
-            "tokenizers": [row.as_json() for row in rows], "picture": None if out is None else str(out)}  # fmt: skip
+    return {
+        "text": [str(file) for file in files],
+        "characters": rows[0].characters,
+        "tokenizers": [row.as_json() for row in rows],
+        "picture": None if out is None else str(out),
+    }
 
 
 def as_table(result: dict[str, Any]) -> str:
@@ -42,6 +51,7 @@ def as_table(result: dict[str, Any]) -> str:
     rows = [Measured(**row) for row in result["tokenizers"]]
     first = rows[0]
     lines = [table(rows), f"{first.characters:,} characters of {', '.join(result['text'])}"]
-    lines += [f"{row.name}: {row.tokens / max(1, first.tokens) - 1:+.1%} tokens against {first.name}"
-              for row in rows[1:]]  # fmt: skip
+    lines += [
+        f"{row.name}: {row.tokens / max(1, first.tokens) - 1:+.1%} tokens against {first.name}" for row in rows[1:]
+    ]
     return "\n".join([*lines, *([f"picture: {result['picture']}"] if result["picture"] else [])])

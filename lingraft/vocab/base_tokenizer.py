@@ -112,8 +112,10 @@ class Unigram:
     def _costs(self, texts: Sequence[str]) -> list[int]:
         """Count old tokens; where a character is unknown, which loses it, as many as its bytes would be."""
         unknown = self.description["model"].get("unk_id")
-        return [3 * len(text) if unknown in ids else len(ids)
-                for text, ids in zip(texts, self.old_pieces(texts), strict=True)]  # fmt: skip
+        return [
+            3 * len(text) if unknown in ids else len(ids)
+            for text, ids in zip(texts, self.old_pieces(texts), strict=True)
+        ]
 
     def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         return extend_sentencepiece.old_pieces(texts, self.fast)
@@ -130,8 +132,12 @@ def read(base: Path) -> BaseTokenizer:
     if kind == "Unigram":
         return Unigram(base, description, _fast(description, base))
     if kind != "BPE" or not (with_scores or extend_bpe.is_byte_bpe(description)):
-        refuse("tokenizer-mismatch", f"{base}: its tokenizer ({kind}) is neither byte-level BPE nor SentencePiece's "
-               "BPE or unigram", "only these three kinds can be extended", base)  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"{base}: its tokenizer ({kind}) is neither byte-level BPE nor SentencePiece's BPE or unigram",
+            "only these three kinds can be extended",
+            base,
+        )
     return (SentencePiece if with_scores else ByteBpe)(base, description, _fast(description, base))
 
 
@@ -139,5 +145,9 @@ def _fast(description: dict[str, Any], base: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(json.dumps(description))
     except Exception as error:  # tokenizers raises bare Exception
-        refuse("tokenizer-mismatch", f"{base / 'tokenizer.json'} cannot be loaded: {error}",
-               "fetch the tokenizer again", base / "tokenizer.json")  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"{base / 'tokenizer.json'} cannot be loaded: {error}",
+            "fetch the tokenizer again",
+            base / "tokenizer.json",
+        )

@@ -37,8 +37,7 @@ def most(budget_tokens: int) -> int:
     return min(MOST, max(2 * FEW, met))
 
 
-def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
-           share: float = 1.0) -> tuple[Pieces, Choice]:  # fmt: skip
+def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None, share: float = 1.0) -> tuple[Pieces, Choice]:
     """Return the pieces that occur often enough within the budget, in their order, and why so many.
 
     ``corpus_tokens`` is the whole corpus in old tokens, ``budget_tokens`` what training will see of it (None: all of
@@ -49,10 +48,12 @@ def choose(pieces: Pieces, corpus_tokens: int, budget_tokens: int | None,
     first = {piece.text for piece in [piece for piece in pieces if len(piece.text) > 1][:FEW]}
     kept = [piece for piece in pieces if piece.text in first or piece.count * rate >= needed(piece.text)]
     where = "one pass over the corpus" if budget_tokens is None else "the training budget"
-    text = [f"{len(kept):,} new pieces: {where} is about {budget:,} tokens. The {FEW} most useful words are taken at "
-            f"any budget: they cost less than one percent of bits per character in a short training and make text "
-            f"shorter. More are taken when training meets each at least {NEEDED} times, a single character "
-            f"{NEEDED_CHARACTER:,} times."]  # fmt: skip
+    text = [
+        f"{len(kept):,} new pieces: {where} is about {budget:,} tokens. The {FEW} most useful words are taken at "
+        f"any budget: they cost less than one percent of bits per character in a short training and make text "
+        f"shorter. More are taken when training meets each at least {NEEDED} times, a single character "
+        f"{NEEDED_CHARACTER:,} times."
+    ]
     if kept and rate:
         rarest = min(kept, key=lambda piece: piece.count / needed(piece.text))
         text.append(f"The rarest of them, {rarest.text}, is expected {rarest.count * rate:.0f} times.")

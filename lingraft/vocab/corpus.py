@@ -65,8 +65,12 @@ def sample(paths: Sequence[Path], findings: Findings, limit: int = SAMPLE, seed:
             kept = [item for item in kept if draw.random() < 0.5]
             share, size = share / 2, sum(map(len, kept))
     if not han:
-        refuse("data-invalid", f"{', '.join(map(str, paths))}: no Chinese character in it",
-               "name a corpus with Chinese text", str(paths[0]) if paths else None)  # fmt: skip
+        refuse(
+            "data-invalid",
+            f"{', '.join(map(str, paths))}: no Chinese character in it",
+            "name a corpus with Chinese text",
+            str(paths[0]) if paths else None,
+        )
     return Sample(tuple(kept), characters, han, share)
 
 

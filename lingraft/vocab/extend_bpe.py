@@ -66,8 +66,14 @@ def _ids(pieces: Pieces, start: int) -> dict[str, int]:
 
 
 def _added(text: str, number: int | None = None) -> Json:
-    flags = {"content": text, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-             "special": False}  # fmt: skip
+    flags = {
+        "content": text,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": False,
+    }
     return flags if number is None else {"id": number, **flags}
 
 

@@ -44,8 +44,12 @@ def description_of(base: Path) -> Json:
     try:
         return _made(base)
     except Exception as error:  # sentencepiece and protobuf raise bare kinds for a broken file
-        refuse("tokenizer-mismatch", f"{base / 'tokenizer.model'} is not a readable SentencePiece model: {error}",
-               "fetch it again", base / "tokenizer.model")  # fmt: skip
+        refuse(
+            "tokenizer-mismatch",
+            f"{base / 'tokenizer.model'} is not a readable SentencePiece model: {error}",
+            "fetch it again",
+            base / "tokenizer.model",
+        )
 
 
 def _made(base: Path) -> Json:
@@ -87,8 +91,9 @@ def _joins(text: str, vocab: Mapping[str, int]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: (vocab[pair[0]], vocab[pair[1]]))
 
 
-def extended_model(content: bytes, description: Json, texts: Sequence[str],
-                   scores: Sequence[float] | None = None) -> bytes:  # fmt: skip
+def extended_model(
+    content: bytes, description: Json, texts: Sequence[str], scores: Sequence[float] | None = None
+) -> bytes:
     """Return tokenizer.model's content with the new pieces at their ids; ``scores`` None: falling ones.
 
     Tokens that were added beside the model (a <pad> of 32,000) get pieces too, so that ids and places agree.
@@ -119,8 +124,9 @@ def write_tokenizer(base: Path, out: Path, files: Sequence[Path], texts: Sequenc
             shutil.copyfile(file, out / file.name)
     if told := missing_settings(base):
         (out / SETTINGS).write_bytes(told)
-    (out / "tokenizer.json").write_text(json.dumps(extended(description, texts), ensure_ascii=False, indent=1) + "\n",
-                                        encoding="utf-8")  # fmt: skip
+    (out / "tokenizer.json").write_text(
+        json.dumps(extended(description, texts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def old_pieces(texts: Sequence[str], tokenizer: tokenizers.Tokenizer) -> list[tuple[int, ...]]:

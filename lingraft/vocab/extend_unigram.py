@@ -58,8 +58,9 @@ def scores_of(pieces: Pieces, description: Json, tokenizer: tokenizers.Tokenizer
     return found
 
 
-def write_tokenizer(base: Path, out: Path, files: Sequence[Path], pieces: Pieces,
-                    tokenizer: tokenizers.Tokenizer) -> None:  # fmt: skip
+def write_tokenizer(
+    base: Path, out: Path, files: Sequence[Path], pieces: Pieces, tokenizer: tokenizers.Tokenizer
+) -> None:
     """Write the tokenizer's files into ``out``.
 
     A .model of another name (T5's spiece.model, XGLM's with its shifted ids) is left out: tokenizer.json is what
@@ -73,8 +74,9 @@ def write_tokenizer(base: Path, out: Path, files: Sequence[Path], pieces: Pieces
             (out / file.name).write_bytes(content)
         elif file.suffix != ".model" and file.name != "tokenizer.json":
             shutil.copyfile(file, out / file.name)
-    (out / "tokenizer.json").write_text(json.dumps(extended(description, pieces, scores), ensure_ascii=False, indent=1)
-                                        + "\n", encoding="utf-8")  # fmt: skip
+    (out / "tokenizer.json").write_text(
+        json.dumps(extended(description, pieces, scores), ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def _as_tokens(description: Json) -> Json:

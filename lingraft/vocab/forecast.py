@@ -29,8 +29,9 @@ from lingraft.weights.tensors import header
 SIZES = (8, 16, 40, 160, 500, 2_000, 8_000, 20_000)
 
 
-def forecast(base: Path, corpus: Sequence[Path], budget: int | None, size: int | None, findings: Findings,
-             seed: int = 42) -> dict[str, Any]:  # fmt: skip
+def forecast(
+    base: Path, corpus: Sequence[Path], budget: int | None, size: int | None, findings: Findings, seed: int = 42
+) -> dict[str, Any]:
     """Return {"tokens_per_character", "corpus_tokens", "budget_tokens", "auto": {"size", "why"}, "sizes": [...]}.
 
     ``budget`` is in training tokens (None: the corpus once); ``size`` is looked at beside the usual ones.
@@ -47,13 +48,23 @@ def forecast(base: Path, corpus: Sequence[Path], budget: int | None, size: int |
             break  # the corpus has no more
         needs = max(needed(piece.text) / max(piece.count, 1) for piece in pieces) * tokens * text.share
         after = _after(old, base, pieces, text.texts)
-        rows.append({
-            "size": len(pieces), "tokens_per_character": after, "saved": 1 - after / before,
-            "tokens_needed": float(f"{needs:.2g}"), "met_enough": needs <= (budget or tokens),
-            "new_parameters": len(pieces) * _per_row(base),
-        })  # fmt: skip
-    return {"tokens_per_character": before, "corpus_tokens": tokens, "budget_tokens": budget or tokens,
-            "auto": {"size": choice.size, "why": choice.why}, "sizes": rows}  # fmt: skip
+        rows.append(
+            {
+                "size": len(pieces),
+                "tokens_per_character": after,
+                "saved": 1 - after / before,
+                "tokens_needed": float(f"{needs:.2g}"),
+                "met_enough": needs <= (budget or tokens),
+                "new_parameters": len(pieces) * _per_row(base),
+            }
+        )
+    return {
+        "tokens_per_character": before,
+        "corpus_tokens": tokens,
+        "budget_tokens": budget or tokens,
+        "auto": {"size": choice.size, "why": choice.why},
+        "sizes": rows,
+    }
 
 
 def _after(old: base_tokenizer.BaseTokenizer, base: Path, pieces: Pieces, texts: Sequence[str]) -> float:
@@ -74,11 +85,15 @@ def _per_row(base: Path) -> int:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return the forecast as a person reads it in a terminal."""
-    lines = ["| new pieces | tokens / character | saved at inference | training tokens needed | new parameters |",
-             "|---:|---:|---:|---:|---:|",
-             f"| 0 | {result['tokens_per_character']:.3f} | – | – | – |"]  # fmt: skip
+    lines = [
+        "| new pieces | tokens / character | saved at inference | training tokens needed | new parameters |",
+        "|---:|---:|---:|---:|---:|",
+        f"| 0 | {result['tokens_per_character']:.3f} | – | – | – |",
+    ]
     for row in result["sizes"]:
         more = "" if row["met_enough"] else " (more than there are)"
-        lines.append(f"| {row['size']:,} | {row['tokens_per_character']:.3f} | {row['saved']:.1%} "
-                     f"| {row['tokens_needed']:,.0f}{more} | {row['new_parameters']:,} |")  # fmt: skip
+        lines.append(
+            f"| {row['size']:,} | {row['tokens_per_character']:.3f} | {row['saved']:.1%} "
+            f"| {row['tokens_needed']:,.0f}{more} | {row['new_parameters']:,} |"
+        )
     return "\n".join([*lines, f"auto: {result['auto']['why']}"])

@@ -12,7 +12,7 @@ import re
 _HAN = (
     "\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0002a6df\U0002a700-\U0002ebef\U0002ebf0-\U0002ee5f\U0002f800-\U0002fa1f\U00030000-\U000323af"
-)  # fmt: skip
+)
 _PUNCTUATION = "\u3001-\u3003\u3008-\u3011\u3014-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65“”‘’…—·～"
 HAN = re.compile(f"[{_HAN}]")
 HAN_RUN = re.compile(f"[{_HAN}]+")

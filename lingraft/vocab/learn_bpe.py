@@ -76,8 +76,9 @@ def learn(runs: Mapping[str, int], tokenizer: Tokenizer, size: int, least: int =
     """
     order = sorted(runs)
     encoded = tokenizer.encode_batch(order, add_special_tokens=False)
-    state = _State([(item.tokens, runs[run]) for run, item in zip(order, encoded, strict=True)],
-                   set(tokenizer.get_vocab()))  # fmt: skip
+    state = _State(
+        [(item.tokens, runs[run]) for run, item in zip(order, encoded, strict=True)], set(tokenizer.get_vocab())
+    )
     merges: list[Merge] = []
     while len(merges) < size:
         found = state.best(least)

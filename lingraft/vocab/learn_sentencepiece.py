@@ -22,8 +22,13 @@ LONGEST = 8  # characters in a piece
 _SPARE = 1.3  # the base has some of the pieces already, and closing takes some
 
 
-def learn(runs: Mapping[str, int], known: Container[str], old_tokens: Callable[[list[str]], list[int]], size: int,
-          kind: str = "bpe") -> list[Word]:  # fmt: skip
+def learn(
+    runs: Mapping[str, int],
+    known: Container[str],
+    old_tokens: Callable[[list[str]], list[int]],
+    size: int,
+    kind: str = "bpe",
+) -> list[Word]:
     """Return at most ``size`` pieces, those that save most tokens first; for BPE the parts of each before it.
 
     ``known`` are the base's pieces, ``old_tokens`` tells how many tokens the base takes for each text, ``kind`` is
@@ -75,21 +80,35 @@ def _parts(text: str, words: Mapping[str, Word], known: Container[str], order: C
 def _train(runs: Mapping[str, int], size: int, kind: str) -> sentencepiece.SentencePieceProcessor:
     model = io.BytesIO()
     settings: dict[str, Any] = {
-        "model_type": kind, "character_coverage": 1.0, "byte_fallback": False, "split_by_whitespace": True,
-        "add_dummy_prefix": False, "normalization_rule_name": "identity", "max_sentencepiece_length": LONGEST,
-        "hard_vocab_limit": False, "num_threads": 1, "minloglevel": 2, "input_sentence_size": 0,
-        "bos_id": -1, "eos_id": -1, "pad_id": -1,
-    }  # fmt: skip
+        "model_type": kind,
+        "character_coverage": 1.0,
+        "byte_fallback": False,
+        "split_by_whitespace": True,
+        "add_dummy_prefix": False,
+        "normalization_rule_name": "identity",
+        "max_sentencepiece_length": LONGEST,
+        "hard_vocab_limit": False,
+        "num_threads": 1,
+        "minloglevel": 2,
+        "input_sentence_size": 0,
+        "bos_id": -1,
+        "eos_id": -1,
+        "pad_id": -1,
+    }
     characters = len({char for run in runs for char in run})
     sentences = (run for run in sorted(runs) for _ in range(runs[run]))
     try:
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model,
-                                                 vocab_size=size + characters, **settings)  # fmt: skip
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences, model_writer=model, vocab_size=size + characters, **settings
+        )
     except RuntimeError as error:
         limit = _largest(str(error))
         if limit is None:
-            refuse("data-invalid", f"SentencePiece cannot learn from this corpus: {str(error).splitlines()[0]}",
-                   "give a larger corpus, or ask for fewer pieces")  # fmt: skip
+            refuse(
+                "data-invalid",
+                f"SentencePiece cannot learn from this corpus: {str(error).splitlines()[0]}",
+                "give a larger corpus, or ask for fewer pieces",
+            )
         return _train(runs, limit - characters, kind)
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 

@@ -123,8 +123,9 @@ def _uses(runs: Mapping[str, int], words: set[str]) -> Counter[str]:
     for run, times in runs.items():
         at = 0
         while at < len(run):
-            text = next((run[at : at + n] for n in range(min(longest, len(run) - at), 0, -1)
-                         if run[at : at + n] in words), None)  # fmt: skip
+            text = next(
+                (run[at : at + n] for n in range(min(longest, len(run) - at), 0, -1) if run[at : at + n] in words), None
+            )
             if text is not None:
                 used[text] += times
             at += len(text) if text else 1

@@ -47,8 +47,12 @@ def read(grown: Grown) -> Meanings:
     old = [i for i in frequent if i < grown.old_size][:ANCHORS]
     new = sorted(i for i in frequent if i >= grown.old_size)
     vectors = _vectors(encoded, [*old, *new], grown.seed)
-    return Meanings(torch.tensor(old, dtype=torch.long), vectors[: len(old)],
-                    tuple(i - grown.old_size for i in new), vectors[len(old) :])  # fmt: skip
+    return Meanings(
+        torch.tensor(old, dtype=torch.long),
+        vectors[: len(old)],
+        tuple(i - grown.old_size for i in new),
+        vectors[len(old) :],
+    )
 
 
 def _encoded(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:

@@ -51,8 +51,15 @@ def measure(path: Path, texts: Iterable[str], name: str | None = None) -> Measur
         tokens += len(pieces)
         characters += len(text)
         partial += sum(pieces)
-    return Measured(name or path.name, size, tokens, characters, tokens / max(1, characters),
-                    characters / max(1, tokens), partial / max(1, tokens))  # fmt: skip
+    return Measured(
+        name or path.name,
+        size,
+        tokens,
+        characters,
+        tokens / max(1, characters),
+        characters / max(1, tokens),
+        partial / max(1, tokens),
+    )
 
 
 def tokens_per_character(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) -> float:
@@ -66,10 +73,15 @@ def tokens_per_character(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) 
 
 def table(rows: Sequence[Measured]) -> str:
     """Return the measurements as a table in Markdown."""
-    lines = ["| tokenizer | pieces | tokens / character | characters / token | byte tokens |",
-             "|---|---:|---:|---:|---:|"]  # fmt: skip
-    lines += [f"| {row.name} | {row.size:,} | {row.tokens_per_character:.3f} | {row.characters_per_token:.2f} "
-              f"| {row.byte_share:.1%} |" for row in rows]  # fmt: skip
+    lines = [
+        "| tokenizer | pieces | tokens / character | characters / token | byte tokens |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {row.name} | {row.size:,} | {row.tokens_per_character:.3f} | {row.characters_per_token:.2f} "
+        f"| {row.byte_share:.1%} |"
+        for row in rows
+    ]
     return "\n".join(lines)
 
 

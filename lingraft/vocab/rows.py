@@ -32,8 +32,11 @@ HEAD_BIAS = "lm_head.bias"
 def start_of(name: str) -> Callable[[Grown], Rows]:
     """Return the start called ``name``. Error: `recipe-invalid`, naming those there are."""
     if name not in STARTS:
-        refuse("recipe-invalid", f"vocab.init: {name!r} is not a start; there are {', '.join(STARTS)}",
-               "choose one of them")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"vocab.init: {name!r} is not a start; there are {', '.join(STARTS)}",
+            "choose one of them",
+        )
     return import_module(STARTS[name]).start  # type: ignore[no-any-return]
 
 
@@ -46,8 +49,11 @@ def embedding_name(weights: Weights) -> str:
     """Return the name of the embedding. Error: `config-mismatch` where there is none that we know."""
     found = next((name for name in EMBEDDINGS if name in weights), None)
     if found is None:
-        refuse("config-mismatch", f"the base has none of {', '.join(EMBEDDINGS)}",
-               "name a causal language model whose embedding has one of these names")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"the base has none of {', '.join(EMBEDDINGS)}",
+            "name a causal language model whose embedding has one of these names",
+        )
     return found
 
 

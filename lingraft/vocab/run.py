@@ -52,9 +52,15 @@ class Settings:
     seed: int
 
     def as_json(self) -> dict[str, Any]:
-        return {"corpus": [str(p) for p in self.corpus], "unite": None if self.unite is None else str(self.unite),
-                "size": self.size, "init": self.init, "all_pieces": self.all_pieces,
-                "budget_tokens": self.budget_tokens, "seed": self.seed}  # fmt: skip
+        return {
+            "corpus": [str(p) for p in self.corpus],
+            "unite": None if self.unite is None else str(self.unite),
+            "size": self.size,
+            "init": self.init,
+            "all_pieces": self.all_pieces,
+            "budget_tokens": self.budget_tokens,
+            "seed": self.seed,
+        }
 
 
 def extend(
@@ -94,8 +100,10 @@ def extend(
             digest = hf.write(larger, partial, progress=progress).fingerprint
         result = _result(old, partial, out, text, pieces, choice)
         _receipt(partial, checkpoint, digest, settings, result, time.monotonic() - began, command)
-    say(f"vocab: {result['new_pieces']:,} new pieces; tokens per character "
-        f"{result['tokens_per_character']['before']:.3f} → {result['tokens_per_character']['after']:.3f}")  # fmt: skip
+    say(
+        f"vocab: {result['new_pieces']:,} new pieces; tokens per character "
+        f"{result['tokens_per_character']['before']:.3f} → {result['tokens_per_character']['after']:.3f}"
+    )
     return result
 
 
@@ -103,14 +111,22 @@ def _causal(base: Path) -> Checkpoint:
     if not base.exists():
         refuse("not-found", f"{base} does not exist", "check the path", base)
     if not hf.knows(base):
-        refuse("unknown-format", f"{base} is not a Hugging Face model directory",
-               "turn it into one first: lingraft convert SRC DST --to hf", base)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{base} is not a Hugging Face model directory",
+            "turn it into one first: lingraft convert SRC DST --to hf",
+            base,
+        )
     checkpoint = hf.read(base)
     names = checkpoint.config.get("architectures") or []
     if not checkpoint.config or not any(str(name).endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         what = ", ".join(map(str, names)) or "a model without `architectures`"
-        refuse("config-mismatch", f"{base / 'config.json'} names {what}, not a causal language model",
-               "name the directory of a causal language model", base / "config.json")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{base / 'config.json'} names {what}, not a causal language model",
+            "name the directory of a causal language model",
+            base / "config.json",
+        )
     return checkpoint
 
 
@@ -131,8 +147,10 @@ def _united(old: BaseTokenizer, path: Path, all_pieces: bool) -> tuple[Pieces, C
     taken = unite_with.new_pieces(theirs, known, all_pieces)
     left_out = len(unite_with.new_pieces(theirs, known, True)) - len(taken)
     pieces = [Word(text, 0, len(ids)) for text, ids in zip(taken, old.old_pieces(taken), strict=True)]
-    why = f"{len(pieces):,} new pieces of {path.name}; {left_out:,} are left out, for they hold no Han character and " \
-          "would change how other text is encoded (--all-pieces takes them too)"  # fmt: skip
+    why = (
+        f"{len(pieces):,} new pieces of {path.name}; {left_out:,} are left out, for they hold no Han character and "
+        "would change how other text is encoded (--all-pieces takes them too)"
+    )
     return pieces, Choice(len(pieces), f"all {len(pieces):,} new pieces of {path.name}" if all_pieces else why)
 
 
@@ -148,8 +166,9 @@ def _require_room(base: Checkpoint, out: Path, new: int) -> None:
 def _grown(base: Checkpoint, old: BaseTokenizer, folder: Path, pieces: Pieces, text: Sample, seed: int) -> Grown:
     head = None if is_tied(base) else base.tensors[HEAD]
     before = old.old_pieces([piece.text for piece in pieces])
-    return Grown(base.path, folder, base.tensors[embedding_name(base.tensors)], head, old.size, tuple(before),
-                 text.texts, seed)  # fmt: skip
+    return Grown(
+        base.path, folder, base.tensors[embedding_name(base.tensors)], head, old.size, tuple(before), text.texts, seed
+    )
 
 
 def _no_rows(base: Checkpoint) -> Rows:
@@ -157,24 +176,50 @@ def _no_rows(base: Checkpoint) -> Rows:
     return Rows(torch.empty(0, width), None if is_tied(base) else torch.empty(0, width))
 
 
-def _result(old: BaseTokenizer, folder: Path, out: Path, text: Sample, pieces: Pieces,
-            choice: Choice) -> dict[str, Any]:  # fmt: skip
+def _result(
+    old: BaseTokenizer, folder: Path, out: Path, text: Sample, pieces: Pieces, choice: Choice
+) -> dict[str, Any]:
     new = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     return {
-        "new_pieces": len(pieces), "old_size": old.size, "new_size": old.size + len(pieces),
+        "new_pieces": len(pieces),
+        "old_size": old.size,
+        "new_size": old.size + len(pieces),
         "rows": hf.read_config(folder)["vocab_size"],
-        "tokens_per_character": {"before": tokens_per_character(old.fast, text.texts),
-                                 "after": tokens_per_character(new, text.texts)},
-        "out": str(out), "why": choice.why, "examples": [piece.text for piece in pieces[:SHOWN]],
-    }  # fmt: skip
+        "tokens_per_character": {
+            "before": tokens_per_character(old.fast, text.texts),
+            "after": tokens_per_character(new, text.texts),
+        },
+        "out": str(out),
+        "why": choice.why,
+        "examples": [piece.text for piece in pieces[:SHOWN]],
+    }
 
 
-def _receipt(folder: Path, base: Checkpoint, digest: str, settings: Settings, result: dict[str, Any],
-             seconds: float, command: Sequence[str]) -> None:  # fmt: skip
-    write_json(folder / "manifest.json", {
-        "schema": 1, "stage": "vocab", "command": list(command), "settings": settings.as_json(),
-        "base": {"path": str(base.path), "fingerprint": fingerprint(base.tensors)}, "fingerprint": digest,
-        "result": result, "seconds": round(seconds, 2),
-        "versions": {"lingraft": __version__, "torch": torch.__version__, "tokenizers": tokenizers.__version__,
-                     "transformers": transformers.__version__},
-    })  # fmt: skip
+def _receipt(
+    folder: Path,
+    base: Checkpoint,
+    digest: str,
+    settings: Settings,
+    result: dict[str, Any],
+    seconds: float,
+    command: Sequence[str],
+) -> None:
+    write_json(
+        folder / "manifest.json",
+        {
+            "schema": 1,
+            "stage": "vocab",
+            "command": list(command),
+            "settings": settings.as_json(),
+            "base": {"path": str(base.path), "fingerprint": fingerprint(base.tensors)},
+            "fingerprint": digest,
+            "result": result,
+            "seconds": round(seconds, 2),
+            "versions": {
+                "lingraft": __version__,
+                "torch": torch.__version__,
+                "tokenizers": tokenizers.__version__,
+                "transformers": transformers.__version__,
+            },
+        },
+    )

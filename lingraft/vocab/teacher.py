@@ -67,9 +67,10 @@ def teach(model: Any, windows: Sequence[Window], depth: int) -> Lesson:
     head = model.get_output_embeddings()
     handles = [
         layers_of(model)[depth - 1].register_forward_hook(
-            lambda _m, _a, output: caught.update(inner=output[0] if isinstance(output, tuple) else output)),
+            lambda _m, _a, output: caught.update(inner=output[0] if isinstance(output, tuple) else output)
+        ),
         head.register_forward_pre_hook(lambda _m, args: caught.update(last=args[0])),
-    ]  # fmt: skip
+    ]
     try:
         for window in windows:
             logits = model(input_ids=torch.tensor([window.old], device=model.device), use_cache=False).logits[0]

@@ -61,6 +61,10 @@ def tokenizer_file(path: Path) -> Path:
         return path
     found = next((path / name for name in ("tokenizer.model", "tokenizer.json") if (path / name).is_file()), None)
     if found is None:
-        refuse("unknown-format", f"{path} holds no tokenizer.model and no tokenizer.json",
-               "name a SentencePiece .model file, a tokenizer.json, or a directory with one", path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path} holds no tokenizer.model and no tokenizer.json",
+            "name a SentencePiece .model file, a tokenizer.json, or a directory with one",
+            path,
+        )
     return found

@@ -82,9 +82,11 @@ def _window(part: Sequence[int], grown: Grown, first: int | None) -> Window:
     return Window(tuple(new), tuple(old), tuple(last))
 
 
-def _excess(taken: Sequence[Sequence[int]], parts: Sequence[Sequence[int]], corpus: Counter[int],
-            grown: Grown) -> tuple[float, ...]:  # fmt: skip
+def _excess(
+    taken: Sequence[Sequence[int]], parts: Sequence[Sequence[int]], corpus: Counter[int], grown: Grown
+) -> tuple[float, ...]:
     share = sum(map(len, taken)) / max(1, sum(map(len, parts)))
     here = Counter(i for part in taken for i in part if i >= grown.old_size)
-    return tuple(here[i] / (corpus[i] * share) if here[i] else 1.0
-                 for i in range(grown.old_size, grown.old_size + grown.count))  # fmt: skip
+    return tuple(
+        here[i] / (corpus[i] * share) if here[i] else 1.0 for i in range(grown.old_size, grown.old_size + grown.count)
+    )

@@ -47,8 +47,12 @@ def read(path: Path) -> Checkpoint:
     folder = home(path) or path
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
-        refuse("not-found", f"{folder} has {CONFIG} but neither {' nor '.join(FILES)}",
-               "copy the adapter's weights beside its config", folder)  # fmt: skip
+        refuse(
+            "not-found",
+            f"{folder} has {CONFIG} but neither {' nor '.join(FILES)}",
+            "copy the adapter's weights beside its config",
+            folder,
+        )
     weights = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
     return Checkpoint(folder, NAME, weights, read_json(folder / CONFIG), side_files(folder) or side_files(path))
 

@@ -39,15 +39,20 @@ def adapter_of(checkpoint: Checkpoint) -> Checkpoint:
     """
     found = {m[1] for name in checkpoint.tensors if (m := NAMED.fullmatch(name))}
     if len(found) != 1:
-        refuse("unsupported-adapter", f"{checkpoint.path} holds {len(found)} adapters ({', '.join(sorted(found))})",
-               "save the one you want with peft", checkpoint.path)  # fmt: skip
+        refuse(
+            "unsupported-adapter",
+            f"{checkpoint.path} holds {len(found)} adapters ({', '.join(sorted(found))})",
+            "save the one you want with peft",
+            checkpoint.path,
+        )
     patterns = [(re.compile(p.replace("{name}", re.escape(found.copy().pop()))), form) for p, form in SAVED]
     entries = {}
     for name in checkpoint.tensors:
         for pattern, form in patterns:
             if match := pattern.fullmatch(name):
                 entries[form.format(match[1], (match[2] if pattern.groups > 1 else "") or "")] = header(
-                    checkpoint.tensors, name)  # fmt: skip
+                    checkpoint.tensors, name
+                )
                 break
     folder = _config_folder(checkpoint.path)
     return replace(checkpoint, tensors=Lazy(entries), config=read_json(folder / CONFIG))

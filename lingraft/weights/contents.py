@@ -44,8 +44,12 @@ RULES: tuple[tuple[str, str, str, bool], ...] = (
     (r"lingraft\.json", "lineage: the base and adapters it was trained on", "merging in the right order", False),
     (r"manifest\.json", "receipt: how it was made, with fingerprints", "verifying it", False),
     (r".*\.index\.json", "index: which shard holds which tensor", "loading the shards", False),
-    (r"(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|.*chat_template\.(jinja|json)",
-     "part of the tokenizer", "reading and writing text", False),
+    (
+        r"(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|.*chat_template\.(jinja|json)",
+        "part of the tokenizer",
+        "reading and writing text",
+        False,
+    ),
     (r"params\.json", "Meta's sizes: width, heads, layers", "reading the shards", False),
     (r"scheduler\.(pt|bin)", "learning-rate schedule: where it stands", RESUMING, True),
     (r"rng_state.*\.pth|random_states_\d+\.pkl", "random number generators: data order and dropout", RESUMING, True),
@@ -65,7 +69,7 @@ RULES: tuple[tuple[str, str, str, bool], ...] = (
     (r"LICENSE.*|NOTICE.*|USE_POLICY.*", "licence", "knowing what its use is bound to", False),
     (r".*\.md", "text for people", "reading it", True),
     (r"key|lock|seconds|\.gitattributes|\.gitignore|checklist\.chk", "bookkeeping", NOTHING, True),
-)  # fmt: skip
+)
 
 
 def part_of(file: Path, root: Path, read: Read, findings: Findings, stale: frozenset[Path] = frozenset()) -> Part:

@@ -1,6 +1,6 @@
 """Convert any readable checkpoint to any writable format, and check what was written by reading it again.
 
-    lingraft convert SRC DST --to hf|gguf|meta|llama2c|adapter|state_dict
+lingraft convert SRC DST --to hf|gguf|meta|llama2c|adapter|state_dict
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ from lingraft.weights.state_dict_write import write as write_state_dict
 from lingraft.weights.tensors import Checkpoint, Lazy, Weights, header
 from lingraft.weights.tied import EMBEDDING, drop_tied_head
 
-ALIASES = {"hf-model": "hf", "peft-adapter": "adapter", "meta-checkpoint": "meta", "state-dict": "state_dict",
-           "safetensors": "hf"}  # fmt: skip
+ALIASES = {
+    "hf-model": "hf",
+    "peft-adapter": "adapter",
+    "meta-checkpoint": "meta",
+    "state-dict": "state_dict",
+    "safetensors": "hf",
+}
 FLOATS = {name: DTYPES[name] for name in ("F32", "F16", "BF16")}
 
 
@@ -44,8 +49,15 @@ class Job:
 Writer = Callable[[Checkpoint, Path, Job], dict[str, Any]]
 
 
-def convert(src: Path, dst: Path, to: str, findings: Findings, overwrite: bool = False, type: str | None = None,
-            shards: int | None = None) -> dict[str, Any]:  # fmt: skip
+def convert(
+    src: Path,
+    dst: Path,
+    to: str,
+    findings: Findings,
+    overwrite: bool = False,
+    type: str | None = None,
+    shards: int | None = None,
+) -> dict[str, Any]:
     """Convert ``src`` to the format ``to`` at ``dst``.
 
     Returns {"out", "format", "tensors", "bytes", "fingerprint", "exact", "seconds"} and what the writer adds;
@@ -70,13 +82,23 @@ def convert(src: Path, dst: Path, to: str, findings: Findings, overwrite: bool =
         if "fingerprint" not in told:
             told["fingerprint"] = fingerprint(module(name).read(partial).tensors)
         if told["exact"] and told["fingerprint"] != fingerprint(checkpoint.tensors):
-            refuse("fingerprint-mismatch", f"what {dst} holds, read again, is not what was written to it",
-                   "convert again; if it stays, check the disk and the memory", dst)  # fmt: skip
+            refuse(
+                "fingerprint-mismatch",
+                f"what {dst} holds, read again, is not what was written to it",
+                "convert again; if it stays, check the disk and the memory",
+                dst,
+            )
         size = sum(file.stat().st_size for file in files)
     if name == "llama2c":
         told |= _tokenizer_beside(checkpoint, dst, findings)
-    return {"out": str(dst), "format": name, "tensors": len(checkpoint.tensors), "bytes": size, **told,
-            "seconds": round(time.monotonic() - started, 3)}  # fmt: skip
+    return {
+        "out": str(dst),
+        "format": name,
+        "tensors": len(checkpoint.tensors),
+        "bytes": size,
+        **told,
+        "seconds": round(time.monotonic() - started, 3),
+    }
 
 
 def nbytes(weights: Weights) -> int:
@@ -89,18 +111,34 @@ def _fitting(checkpoint: Checkpoint, to: str, findings: Findings) -> Checkpoint:
     whole_state = adapter_state.is_peft(checkpoint.tensors)
     if to == "adapter":
         if checkpoint.format != "adapter" and not whole_state:
-            refuse("unsupported-adapter", f"{checkpoint.path} holds no adapter", "use `lingraft extract` to make one",
-                   checkpoint.path)  # fmt: skip
+            refuse(
+                "unsupported-adapter",
+                f"{checkpoint.path} holds no adapter",
+                "use `lingraft extract` to make one",
+                checkpoint.path,
+            )
         return checkpoint if checkpoint.format == "adapter" else adapter_state.adapter_of(checkpoint)
     if to != "state_dict" and (checkpoint.format == "adapter" or whole_state):
-        refuse("unsupported-adapter", f"{checkpoint.path} is an adapter, not a model",
-               "merge it into its base first (`lingraft merge BASE ADAPTER`), or convert --to adapter", checkpoint.path)
+        refuse(
+            "unsupported-adapter",
+            f"{checkpoint.path} is an adapter, not a model",
+            "merge it into its base first (`lingraft merge BASE ADAPTER`), or convert --to adapter",
+            checkpoint.path,
+        )
     if to != "state_dict" and not checkpoint.config:
-        findings.warn("config-mismatch", f"{checkpoint.path} has no config.json", "run `lingraft adopt` to make one",
-                      checkpoint.path)  # fmt: skip
+        findings.warn(
+            "config-mismatch",
+            f"{checkpoint.path} has no config.json",
+            "run `lingraft adopt` to make one",
+            checkpoint.path,
+        )
     if to not in ("hf", "state_dict") and not checkpoint.config:
-        refuse("config-mismatch", f"{to} needs the model's config, and {checkpoint.path} has none",
-               "run `lingraft adopt` first", checkpoint.path)  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{to} needs the model's config, and {checkpoint.path} has none",
+            "run `lingraft adopt` first",
+            checkpoint.path,
+        )
     kept = {name: header(checkpoint.tensors, name) for name in drop_tied_head(checkpoint.tensors, checkpoint.config)}
     return replace(checkpoint, tensors=Lazy(kept))
 
@@ -118,8 +156,12 @@ def _tokenizer_beside(checkpoint: Checkpoint, dst: Path, findings: Findings) -> 
     out = dst.with_name(f"{dst.name.removesuffix('.bin')}.tok{rows}.bin")
     if llama2c_write.write_tokenizer(checkpoint, out):
         return {"tokenizer": str(out)}
-    findings.warn("tokenizer-mismatch", f"{checkpoint.path} has no SentencePiece tokenizer; llama2.c can use no other",
-                  "the model runs on token ids alone", checkpoint.path)  # fmt: skip
+    findings.warn(
+        "tokenizer-mismatch",
+        f"{checkpoint.path} has no SentencePiece tokenizer; llama2.c can use no other",
+        "the model runs on token ids alone",
+        checkpoint.path,
+    )
     return {}
 
 
@@ -153,8 +195,12 @@ def _adapter(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
 
 def _gguf(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
     if not {"tokenizer.json", "tokenizer.model", "merges.txt"} & set(checkpoint.side_content()):
-        job.findings.warn("tokenizer-mismatch", f"{checkpoint.path} has no tokenizer; llama.cpp cannot run without one",
-                          "copy the model's tokenizer beside its weights and convert again", checkpoint.path)
+        job.findings.warn(
+            "tokenizer-mismatch",
+            f"{checkpoint.path} has no tokenizer; llama.cpp cannot run without one",
+            "copy the model's tokenizer beside its weights and convert again",
+            checkpoint.path,
+        )
     return gguf_write.write(checkpoint, out, job.kind, job.advance)
 
 
@@ -176,7 +222,10 @@ def _state_dict(checkpoint: Checkpoint, out: Path, job: Job) -> dict[str, Any]:
 
 Place = Callable[[Path, bool], AbstractContextManager[Path]]
 WRITERS: dict[str, tuple[Writer, Place]] = {
-    "hf": (_hf, output_directory), "gguf": (_gguf, output_file), "meta": (_meta, output_directory),
-    "llama2c": (_llama2c, output_file), "adapter": (_adapter, output_directory),
+    "hf": (_hf, output_directory),
+    "gguf": (_gguf, output_file),
+    "meta": (_meta, output_directory),
+    "llama2c": (_llama2c, output_file),
+    "adapter": (_adapter, output_directory),
     "state_dict": (_state_dict, output_file),
-}  # fmt: skip
+}

@@ -24,9 +24,14 @@ from lingraft.weights.unpickler import DTYPES as DTYPE_NAMES
 NAME = "dcp"
 METADATA = ".metadata"
 INERT = {  # what stands in a .metadata file beyond tensors' dtypes and sizes
-    ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"),
-    ("pathlib", "WindowsPath"), ("pathlib._local", "PosixPath"), ("torch", "device"), ("builtins", "set"),
-}  # fmt: skip
+    ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"),
+    ("pathlib", "PurePosixPath"),
+    ("pathlib", "WindowsPath"),
+    ("pathlib._local", "PosixPath"),
+    ("torch", "device"),
+    ("builtins", "set"),
+}
 PACKAGE = "torch.distributed.checkpoint."
 WEIGHTS = ("model", "state_dict", "module", "app")
 OTHERS = ("optimizer", "optim", "optimizer_state_dict", "lr_scheduler", "scheduler")
@@ -72,8 +77,12 @@ class _Reader(pickle.Unpickler):
         known = module.startswith(PACKAGE) and name.lstrip("_")[:1].isupper()
         if known or (module, name) in INERT:
             return type(name, (Record,), {})  # a class of its own, so that nothing set on it outlives the file
-        return refuse("unsafe-pickle", f"{self.path} names {module}.{name}, which no distributed checkpoint needs; "
-                      "nothing of it was run", "do not load it; ask its author for .safetensors files", self.path)
+        return refuse(
+            "unsafe-pickle",
+            f"{self.path} names {module}.{name}, which no distributed checkpoint needs; nothing of it was run",
+            "do not load it; ask its author for .safetensors files",
+            self.path,
+        )
 
 
 def knows(path: Path) -> bool:
@@ -113,8 +122,11 @@ def _entries(folder: Path, metadata: Record) -> dict[str, Entry]:
     files = {chunk.file: pickles.map_file(chunk.file) for parts in chunks.values() for chunk in parts}
     tensors: Mapping[str, Any] = metadata.get("state_dict_metadata")
     plan: Mapping[str, Any] = metadata.get("planner_data") or {}
-    return {_name(key, plan): _entry(folder, key, item, chunks.get(key, []), files) for key, item in tensors.items()
-            if item.get("chunks") and not _is_other(key, plan)}  # fmt: skip
+    return {
+        _name(key, plan): _entry(folder, key, item, chunks.get(key, []), files)
+        for key, item in tensors.items()
+        if item.get("chunks") and not _is_other(key, plan)
+    }
 
 
 def _metadata(path: Path) -> Record:
@@ -146,8 +158,11 @@ def _name(key: str, plan: Mapping[str, Any]) -> str:
 
 def _chunks(folder: Path, metadata: Record) -> tuple[dict[str, list[Chunk]], set[str]]:
     """Return every tensor's chunks, and the files that are not there."""
-    sizes = {(key, tuple(chunk.get("offsets"))): tuple(chunk.get("sizes"))
-             for key, item in metadata.get("state_dict_metadata").items() for chunk in item.get("chunks") or []}
+    sizes = {
+        (key, tuple(chunk.get("offsets"))): tuple(chunk.get("sizes"))
+        for key, item in metadata.get("state_dict_metadata").items()
+        for chunk in item.get("chunks") or []
+    }
     found: dict[str, list[Chunk]] = {}
     missing = set()
     for index, place in (metadata.get("storage_data") or {}).items():
@@ -168,8 +183,13 @@ def _entry(folder: Path, key: str, item: Record, chunks: Sequence[Chunk], files:
     dtype = DTYPES[str(dtype_name)]
     shape: tuple[int, ...] = tuple(int(n) for n in item.get("size"))
     if sum(prod(chunk.sizes) for chunk in chunks) != prod(shape):
-        refuse("corrupt-file", f"{folder}: the chunks of {key} do not cover its shape {list(shape)}",
-               "copy the files of every rank", folder, key)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{folder}: the chunks of {key} do not cover its shape {list(shape)}",
+            "copy the files of every rank",
+            folder,
+            key,
+        )
 
     def read_rows(start: int, stop: int | None) -> Tensor:
         if not shape:
@@ -190,6 +210,11 @@ def _entry(folder: Path, key: str, item: Record, chunks: Sequence[Chunk], files:
 def _part(chunk: Chunk, key: str, files: Mapping[Path, mmap.mmap]) -> Entry:
     found = pickles.load_part(chunk.file, files[chunk.file], chunk.begin, chunk.length)
     if not isinstance(found, Entry) or found.shape != chunk.sizes:
-        refuse("corrupt-file", f"{chunk.file} holds another tensor where {key} should be", "copy the folder again",
-               chunk.file, key)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{chunk.file} holds another tensor where {key} should be",
+            "copy the folder again",
+            chunk.file,
+            key,
+        )
     return found

@@ -65,8 +65,12 @@ def read(path: Path) -> Checkpoint:
     elif optimizer:
         entries |= _slices(folder, first, optimizer)
     elif any(isinstance(v, Entry) and 0 in v.shape for v in first["module"].values()):
-        refuse("missing-shard", f"{folder} is a ZeRO 3 state without its *_optim_states.pt: the weights lie in them",
-               "copy the optimizer states of every rank beside the model states", folder)  # fmt: skip
+        refuse(
+            "missing-shard",
+            f"{folder} is a ZeRO 3 state without its *_optim_states.pt: the weights lie in them",
+            "copy the optimizer states of every rank beside the model states",
+            folder,
+        )
     for copy, original in (first.get("shared_params") or {}).items():
         if original in entries:
             entries[copy] = entries[original]
@@ -78,8 +82,12 @@ def _ranks(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     """List one kind of state file in the order of the ranks."""
     found = [(int(m["rank"] or 0), file) for file in folder.iterdir() if (m := pattern.fullmatch(file.name))]
     if other := [file for _, file in found if not file.name.count("mp_rank_00")]:
-        refuse("unknown-format", f"{other[0].name}: states of tensor parallelism are not read here",
-               "export the model with DeepSpeed itself", other[0])  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{other[0].name}: states of tensor parallelism are not read here",
+            "export the model with DeepSpeed itself",
+            other[0],
+        )
     return [file for _, file in sorted(found)]
 
 
@@ -102,16 +110,21 @@ def _part(state: Any, key: str) -> Mapping[str, Any]:
 State = Mapping[str, Any]
 
 
-def _complain_of_missing(folder: Path, models: Sequence[Path], optims: Sequence[Path], states: Sequence[State],
-                         optimizer: Sequence[State]) -> None:  # fmt: skip
+def _complain_of_missing(
+    folder: Path, models: Sequence[Path], optims: Sequence[Path], states: Sequence[State], optimizer: Sequence[State]
+) -> None:
     counts = optimizer[0].get("partition_count", 0) if optimizer else 0
     world = max(counts) if isinstance(counts, list) else int(counts or states[0].get("dp_world_size") or 0)
     missing = _absent(optims, OPTIM, world) if optims else []
     if models[0].name.startswith("zero_pp_rank_") or models[-1].name.startswith("zero_pp_rank_"):
         missing += _absent(models, MODEL, world)
     if missing:
-        refuse("missing-shard", f"{folder} was saved by {world} ranks; missing: {', '.join(missing)}",
-               "copy the states of every rank into the same folder", folder / missing[0])  # fmt: skip
+        refuse(
+            "missing-shard",
+            f"{folder} was saved by {world} ranks; missing: {', '.join(missing)}",
+            "copy the states of every rank into the same folder",
+            folder / missing[0],
+        )
 
 
 def _absent(files: Sequence[Path], pattern: re.Pattern[str], world: int) -> list[str]:
@@ -167,8 +180,12 @@ def _frozen_cuts(folder: Path, states: Sequence[Mapping[str, Any]]) -> dict[str,
 
 
 def _refuse_sum(folder: Path, needed: int, held: int) -> None:
-    refuse("corrupt-file", f"{folder}: the parameters need {needed:,} values and the ranks' states hold {held:,}",
-           "the states come from different runs or ranks: copy one complete global_step folder", folder)  # fmt: skip
+    refuse(
+        "corrupt-file",
+        f"{folder}: the parameters need {needed:,} values and the ranks' states hold {held:,}",
+        "the states come from different runs or ranks: copy one complete global_step folder",
+        folder,
+    )
 
 
 def _window(segments: Sequence[Segment], begin: int, count: int) -> list[Segment]:

@@ -8,11 +8,18 @@ from typing import Any
 from lingraft.weights.contents import gigabytes
 
 NAMES = {
-    "hf-model": "a Hugging Face model", "peft-adapter": "a peft adapter", "training-run": "a training run",
-    "trainer-checkpoint": "a Trainer's checkpoint", "deepspeed-state": "a DeepSpeed training state",
-    "meta-checkpoint": "weights in Meta's layout", "gguf": "a GGUF model (llama.cpp)", "llama2c": "a llama2.c model",
-    "state-dict": "bare weights, no config", "tokenizer": "a tokenizer", "unknown": "nothing that lingraft knows",
-}  # fmt: skip
+    "hf-model": "a Hugging Face model",
+    "peft-adapter": "a peft adapter",
+    "training-run": "a training run",
+    "trainer-checkpoint": "a Trainer's checkpoint",
+    "deepspeed-state": "a DeepSpeed training state",
+    "meta-checkpoint": "weights in Meta's layout",
+    "gguf": "a GGUF model (llama.cpp)",
+    "llama2c": "a llama2.c model",
+    "state-dict": "bare weights, no config",
+    "tokenizer": "a tokenizer",
+    "unknown": "nothing that lingraft knows",
+}
 MOST = 60  # rows of the table; JSON has them all
 
 
@@ -52,7 +59,10 @@ def _table(parts: list[Mapping[str, Any]]) -> list[str]:
     shown = sorted(parts, key=lambda part: -part["bytes"])[:MOST]
     shown = [part for part in parts if part in shown]
     width = min(60, max((len(part["path"]) for part in shown), default=0))
-    lines = [f"  {part['path']:<{width}}  {gigabytes(part['bytes']):>12}  "
-             f"{'may go' if part['removable'] else 'keep':<6}  {part['role']}; {part['needed_for']}" for part in shown]
+    lines = [
+        f"  {part['path']:<{width}}  {gigabytes(part['bytes']):>12}  "
+        f"{'may go' if part['removable'] else 'keep':<6}  {part['role']}; {part['needed_for']}"
+        for part in shown
+    ]
     more = len(parts) - len(shown)
     return [*lines, *([f"  … and {more} smaller files"] if more else [])]

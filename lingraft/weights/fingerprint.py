@@ -19,8 +19,13 @@ from lingraft.weights.tensors import Tensor, Weights, header, row_blocks
 
 BUFFERS = ("inv_freq", "masked_bias", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 HEAD = "lm_head.weight"
-EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "gpt_neox.embed_in.weight",
-              "model.decoder.embed_tokens.weight", "transformer.word_embeddings.weight")  # fmt: skip
+EMBEDDINGS = (
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "gpt_neox.embed_in.weight",
+    "model.decoder.embed_tokens.weight",
+    "transformer.word_embeddings.weight",
+)
 BLOCK = 64 << 20
 
 

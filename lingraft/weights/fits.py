@@ -14,8 +14,14 @@ from lingraft.problems import Findings
 from lingraft.weights.headers import Header
 from lingraft.weights.shards import few
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight",
-              "tok_embeddings.weight", "token_embd.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+    "token_embd.weight",
+)
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 LAYER = re.compile(r"(.*?)(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -27,8 +33,24 @@ ALIASES = {
     "positions": ("max_position_embeddings", "n_positions"),
 }
 # Families whose linear layers have exactly the sizes below; others put gates or several matrices into one.
-LLAMA_LIKE = {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "olmo", "olmo2",
-              "granite", "cohere", "stablelm", "internlm2", "yi", "baichuan"}
+LLAMA_LIKE = {
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "smollm3",
+    "olmo",
+    "olmo2",
+    "granite",
+    "cohere",
+    "stablelm",
+    "internlm2",
+    "yi",
+    "baichuan",
+}
 # suffix → (dimension, what it must equal)
 SHAPES: dict[str, tuple[tuple[int, str], ...]] = {
     "self_attn.q_proj.weight": ((0, "queries"), (1, "hidden_size")),
@@ -115,8 +137,9 @@ def _check_width(path: Path, text: Mapping[str, Any], headers: Mapping[str, Head
         return
     width = headers[name].shape[1]
     if width not in (hidden, text.get("embedding_size"), text.get("word_embed_proj_dim")):
-        findings.problem("config-mismatch", f"{path} says hidden_size {hidden:,}; {name} has {width:,} columns",
-                         REMEDY, path, name)
+        findings.problem(
+            "config-mismatch", f"{path} says hidden_size {hidden:,}; {name} has {width:,} columns", REMEDY, path, name
+        )
 
 
 def _check_layers(path: Path, text: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> None:
@@ -133,8 +156,12 @@ def _check_layers(path: Path, text: Mapping[str, Any], headers: Mapping[str, Hea
         group = max(groups.values(), key=len)
         gaps = sorted(set(range(max(group) + 1)) - group)
         told = f"; missing: {few([str(i) for i in gaps])}" if gaps else ""
-        findings.problem("config-mismatch", f"{path} says num_hidden_layers {layers}; the tensors have {len(group)} "
-                         f"layers, 0 to {max(group)}{told}", REMEDY, path)
+        findings.problem(
+            "config-mismatch",
+            f"{path} says num_hidden_layers {layers}; the tensors have {len(group)} layers, 0 to {max(group)}{told}",
+            REMEDY,
+            path,
+        )
     if text.get("model_type") in LLAMA_LIKE and not text.get("quantization_config"):
         _check_complete(path, headers, findings)
 
@@ -147,9 +174,13 @@ def _check_complete(path: Path, headers: Mapping[str, Header], findings: Finding
         lost = sorted(every - having)
         if having and lost:
             where = few([str(i) for i in lost])
-            findings.problem("config-mismatch", f"{path.parent}: {suffix} is missing in layers {where}",
-                             "download the model again: a shard or a part of one is from elsewhere", path.parent,
-                             suffix)
+            findings.problem(
+                "config-mismatch",
+                f"{path.parent}: {suffix} is missing in layers {where}",
+                "download the model again: a shard or a part of one is from elsewhere",
+                path.parent,
+                suffix,
+            )
 
 
 def _check_shapes(path: Path, text: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> None:
@@ -169,8 +200,13 @@ def _check_shapes(path: Path, text: Mapping[str, Any], headers: Mapping[str, Hea
                 wrong.setdefault(f"{told}|{item.shape[axis]:,} {side}", []).append(name)
     for told, names in wrong.items():
         says, has = told.split("|")
-        findings.problem("config-mismatch", f"{path} says {says}; {names[0]} has {has} ({len(names)} tensors disagree)",
-                         REMEDY, path, names[0])
+        findings.problem(
+            "config-mismatch",
+            f"{path} says {says}; {names[0]} has {has} ({len(names)} tensors disagree)",
+            REMEDY,
+            path,
+            names[0],
+        )
 
 
 def _check_ids(path: Path, text: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> None:
@@ -184,8 +220,13 @@ def _check_ids(path: Path, text: Mapping[str, Any], headers: Mapping[str, Header
         ids: Sequence[Any] = given if isinstance(given, list) else [given]
         if any(isinstance(i, int) and i >= rows for i in ids):
             tell = findings.problem if key == "pad_token_id" else findings.warn
-            tell("config-mismatch", f"{path} says {key} {given}; {name} has {rows:,} rows",
-                 "give an id that exists, or add the row", path, name)
+            tell(
+                "config-mismatch",
+                f"{path} says {key} {given}; {name} has {rows:,} rows",
+                "give an id that exists, or add the row",
+                path,
+                name,
+            )
 
 
 def check_vocabulary(path: Path, config: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> None:
@@ -196,8 +237,13 @@ def check_vocabulary(path: Path, config: Mapping[str, Any], headers: Mapping[str
             continue
         rows = headers[name].shape[0]
         if rows != size:
-            findings.problem("vocab-mismatch", f"{path} says vocab_size {size:,}; {name} has {rows:,} rows",
-                             f"set vocab_size to {rows} in config.json", path, name)
+            findings.problem(
+                "vocab-mismatch",
+                f"{path} says vocab_size {size:,}; {name} has {rows:,} rows",
+                f"set vocab_size to {rows} in config.json",
+                path,
+                name,
+            )
 
 
 def check_tokenizer(path: Path, size: int, rows: int, tensor: str, findings: Findings) -> None:
@@ -206,10 +252,19 @@ def check_tokenizer(path: Path, size: int, rows: int, tensor: str, findings: Fin
     Problem `tokenizer-mismatch`: more tokens than rows. Warning of the same code: far fewer, beyond any padding.
     """
     if size > rows:
-        findings.problem("tokenizer-mismatch", f"{path} has {size:,} tokens; {tensor} has {rows:,} rows: the last "
-                         f"{size - rows:,} tokens have none", "take the tokenizer that belongs to these weights, or "
-                         "the weights whose vocabulary was extended", path, tensor)
+        findings.problem(
+            "tokenizer-mismatch",
+            f"{path} has {size:,} tokens; {tensor} has {rows:,} rows: the last {size - rows:,} tokens have none",
+            "take the tokenizer that belongs to these weights, or the weights whose vocabulary was extended",
+            path,
+            tensor,
+        )
     elif rows - size > 1024 or (rows - size > 128 and rows - size > 0.05 * rows):
-        findings.warn("tokenizer-mismatch", f"{path} has {size:,} tokens; {tensor} has {rows:,} rows: {rows - size:,} "
-                      "rows no token uses, more than padding explains", "check that this is the tokenizer that the "
-                      "model was trained with", path, tensor)
+        findings.warn(
+            "tokenizer-mismatch",
+            f"{path} has {size:,} tokens; {tensor} has {rows:,} rows: {rows - size:,} "
+            "rows no token uses, more than padding explains",
+            "check that this is the tokenizer that the model was trained with",
+            path,
+            tensor,
+        )

@@ -36,6 +36,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         refuse("not-found", f"{path} does not exist", "check the path", path)
     name = detect(path)
     if name is None:
-        refuse("unknown-format", f"{path} holds no weights in a format that lingraft reads",
-               "run `lingraft inspect` on it to see what is there", path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path} holds no weights in a format that lingraft reads",
+            "run `lingraft inspect` on it to see what is there",
+            path,
+        )
     return module(name).read(path)  # type: ignore[no-any-return]

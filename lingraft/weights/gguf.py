@@ -30,9 +30,15 @@ from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
 NAME = "gguf"
 Q = GGMLQuantizationType
 PLAIN: dict[GGMLQuantizationType, torch.dtype] = {
-    Q.F32: torch.float32, Q.F16: torch.float16, Q.BF16: torch.bfloat16, Q.F64: torch.float64,
-    Q.I8: torch.int8, Q.I16: torch.int16, Q.I32: torch.int32, Q.I64: torch.int64,
-}  # fmt: skip
+    Q.F32: torch.float32,
+    Q.F16: torch.float16,
+    Q.BF16: torch.bfloat16,
+    Q.F64: torch.float64,
+    Q.I8: torch.int8,
+    Q.I16: torch.int16,
+    Q.I32: torch.int32,
+    Q.I64: torch.int64,
+}
 DTYPES_KEY = "lingraft.dtypes"  # JSON {name: dtype}: tensors that were stored wider than they are, without loss
 NORM_KEY = "lingraft.norm."  # + name: a norm as it was before 1 was added, where the sum loses bits
 
@@ -55,23 +61,38 @@ def read(path: Path) -> Checkpoint:
     """
     parts = _parts(path)
     if missing := [part.name for part in parts if not part.is_file()]:
-        refuse("missing-shard", f"{path} is one of {len(parts)} parts; missing: {', '.join(missing)}",
-               "download all parts into the same folder", parts[0].with_name(missing[0]))  # fmt: skip
+        refuse(
+            "missing-shard",
+            f"{path} is one of {len(parts)} parts; missing: {', '.join(missing)}",
+            "download all parts into the same folder",
+            parts[0].with_name(missing[0]),
+        )
     heads = [read_header(part) for part in parts]
     head = heads[0]
     architecture = str(head.metadata.get("general.architecture"))
     family = family_of(architecture)
     if family is None:
-        refuse("unknown-format", f"{path} holds the architecture {architecture!r}; lingraft reads "
-               f"{', '.join(f.gguf for f in FAMILIES)} out of GGUF", "use the original Hugging Face model", path)
+        refuse(
+            "unknown-format",
+            f"{path} holds the architecture {architecture!r}; lingraft reads "
+            f"{', '.join(f.gguf for f in FAMILIES)} out of GGUF",
+            "use the original Hugging Face model",
+            path,
+        )
     config = config_from(head.metadata, family)
     if missing := [name for name in REQUIRED if not isinstance(config.get(name), int)]:
         refuse("corrupt-file", f"{path} does not tell {', '.join(missing)}", "download the file again", path)
     entries = {name: entry for part in heads for name, entry in _entries(part, family, config).items()}
     _scale(head, config)
     _complete(config, entries)
-    return Checkpoint(path, NAME, Lazy(entries), config, made=partial(tokenizer_files, head.metadata, config),
-                      unsaid=unsaid(head.metadata, family))  # fmt: skip
+    return Checkpoint(
+        path,
+        NAME,
+        Lazy(entries),
+        config,
+        made=partial(tokenizer_files, head.metadata, config),
+        unsaid=unsaid(head.metadata, family),
+    )
 
 
 def _parts(path: Path) -> list[Path]:
@@ -98,8 +119,13 @@ def _entries(head: Header, family: Family, config: Mapping[str, Any]) -> dict[st
             continue
         hf = hf_name(name, family)
         if hf is None:
-            refuse("unknown-format", f"{head.path}: tensor {name} has no place in {family.model_type}",
-                   "use the original Hugging Face model", head.path, name)  # fmt: skip
+            refuse(
+                "unknown-format",
+                f"{head.path}: tensor {name} has no place in {family.model_type}",
+                "use the original Hugging Face model",
+                head.path,
+                name,
+            )
         entries[hf] = _restored(hf, _entry(head, name, info), family, config, head.metadata.get(NORM_KEY + hf))
     narrow = json.loads(head.metadata.get(DTYPES_KEY, "{}"))
     return {name: _cast(entry, DTYPES[narrow[name]]) if name in narrow else entry for name, entry in entries.items()}
@@ -107,8 +133,13 @@ def _entries(head: Header, family: Family, config: Mapping[str, Any]) -> dict[st
 
 def _entry(head: Header, name: str, info: Info) -> Entry:
     if info.type not in PLAIN and not hasattr(quants, info.type.name):
-        refuse("unknown-format", f"{head.path}: tensor {name} is of type {info.type.name}, which the gguf package "
-               "cannot dequantise", "use the original model, or another quantisation", head.path, name)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{head.path}: tensor {name} is of type {info.type.name}, which the gguf package cannot dequantise",
+            "use the original model, or another quantisation",
+            head.path,
+            name,
+        )
     dtype = PLAIN.get(info.type, torch.float32)
     block, size = GGML_QUANT_SIZES[info.type]
     row_bytes = (prod(info.shape[1:]) if len(info.shape) > 1 else 1) // (block if len(info.shape) > 1 else 1) * size
@@ -151,14 +182,19 @@ def _cast(entry: Entry, dtype: torch.dtype) -> Entry:
 
 def _scale(head: Header, config: dict[str, Any]) -> None:
     """Turn the factors of scaled rotary positions, which GGUF keeps as tensors, into config.json's parameters."""
-    factors = {name: _entry(head, name, info).read(0, None) for name, info in head.tensors.items()
-               if name in gguf_rope.TENSORS}  # fmt: skip
+    factors = {
+        name: _entry(head, name, info).read(0, None) for name, info in head.tensors.items() if name in gguf_rope.TENSORS
+    }
     if not factors:
         return
     scaling = gguf_rope.scaling_from(factors, config["rope_theta"])
     if scaling is None:
-        refuse("unknown-format", f"{head.path}: {', '.join(factors)} is no rotary scaling that config.json can tell",
-               "use the original Hugging Face model", head.path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{head.path}: {', '.join(factors)} is no rotary scaling that config.json can tell",
+            "use the original Hugging Face model",
+            head.path,
+        )
     original = head.metadata.get(f"{head.metadata['general.architecture']}.rope.scaling.original_context_length")
     if scaling["rope_type"] == "longrope" and original is not None:  # Phi-3 tells it beside, not in the scaling
         config["original_max_position_embeddings"] = original

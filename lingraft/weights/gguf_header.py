@@ -84,27 +84,45 @@ def read_header(path: Path) -> Header:
 
 def _check_start(first: bytes, path: Path, size: int) -> None:
     if first.startswith(b"version https://"):
-        refuse("lfs-pointer", f"{path} is a Git LFS pointer of {size} bytes, not the weights",
-               "run `git lfs pull` in that repository, or download the file itself", path)  # fmt: skip
+        refuse(
+            "lfs-pointer",
+            f"{path} is a Git LFS pointer of {size} bytes, not the weights",
+            "run `git lfs pull` in that repository, or download the file itself",
+            path,
+        )
     if first[:4] != MAGIC:
         refuse("corrupt-file", f"{path} does not begin with GGUF", "download the file again", path)
     if len(first) < 24:
-        refuse("truncated-file", f"{path} has {size} bytes; a GGUF header needs at least 24",
-               "download the file again", path)  # fmt: skip
+        refuse(
+            "truncated-file",
+            f"{path} has {size} bytes; a GGUF header needs at least 24",
+            "download the file again",
+            path,
+        )
     (version,) = struct.unpack_from("<I", first, 4)
     if version & 0xFFFF == 0:
         refuse("unknown-format", f"{path} is a big-endian GGUF", "convert it on the machine it was made for", path)
     if version not in (2, 3):
-        refuse("unknown-format", f"{path} is GGUF version {version}; lingraft reads 2 and 3",
-               "convert it with a current llama.cpp", path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path} is GGUF version {version}; lingraft reads 2 and 3",
+            "convert it with a current llama.cpp",
+            path,
+        )
 
 
 def _check_end(tensors: Mapping[str, Info], path: Path, size: int) -> None:
     end = max((info.begin + info.nbytes for info in tensors.values()), default=0)
     if size < end:
         cut = [name for name, info in tensors.items() if info.begin + info.nbytes > size]
-        refuse("truncated-file", f"{path} has {size:,} of {end:,} bytes: {end - size:,} are missing, from {cut[0]} on "
-               f"({len(cut)} of {len(tensors)} tensors)", "download the file again", path, cut[0])  # fmt: skip
+        refuse(
+            "truncated-file",
+            f"{path} has {size:,} of {end:,} bytes: {end - size:,} are missing, from {cut[0]} on "
+            f"({len(cut)} of {len(tensors)} tensors)",
+            "download the file again",
+            path,
+            cut[0],
+        )
 
 
 class _Cursor:
@@ -167,4 +185,3 @@ def _info(cursor: _Cursor) -> tuple[str, GGMLQuantizationType, tuple[int, ...], 
     if shape and shape[-1] % block:
         raise ValueError(f"tensor {name} of type {kind.name} has rows of {shape[-1]}, not a multiple of {block}")
     return name, kind, shape, cursor.number("Q"), prod(shape) // block * nbytes
-

@@ -15,20 +15,33 @@ import numpy as np
 
 OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 BLOCK = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-}  # fmt: skip
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
 HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
-SANDWICH = {"post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
-            "post_feedforward_layernorm": "post_ffw_norm"}  # fmt: skip
+SANDWICH = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 FUSED = {"self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 KEYS = {  # GGUF key below the architecture's name -> config.json
-    "block_count": "num_hidden_layers", "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size", "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta",
-}  # fmt: skip
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+}
 
 
 @dataclass(frozen=True)
@@ -48,24 +61,39 @@ class Family:
     also: tuple[str, ...] = ()  # further model types that are written as this architecture
 
 
-SOFTCAPS = {"attn_logit_softcapping": "attn_logit_softcapping",
-            "final_logit_softcapping": "final_logit_softcapping"}  # fmt: skip
+SOFTCAPS = {"attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
 WINDOW = {"attention.sliding_window": "sliding_window"}
 GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh"}
 FAMILIES = (
-    Family("llama", "llama", "LlamaForCausalLM", pairs=True, also=("mistral",),
-           fixed={"hidden_act": "silu"}),
+    Family("llama", "llama", "LlamaForCausalLM", pairs=True, also=("mistral",), fixed={"hidden_act": "silu"}),
     Family("qwen2", "qwen2", "Qwen2ForCausalLM", theta=10000.0, fixed={"hidden_act": "silu"}),
-    Family("qwen3", "qwen3", "Qwen3ForCausalLM", {**BLOCK, **HEAD_NORMS}, explicit_head=True,
-           fixed={"hidden_act": "silu"}),
+    Family(
+        "qwen3", "qwen3", "Qwen3ForCausalLM", {**BLOCK, **HEAD_NORMS}, explicit_head=True, fixed={"hidden_act": "silu"}
+    ),
     Family("gemma", "gemma", "GemmaForCausalLM", norm_offset=True, explicit_head=True, fixed=GEMMA),
-    Family("gemma2", "gemma2", "Gemma2ForCausalLM", {**BLOCK, **SANDWICH}, norm_offset=True, explicit_head=True,
-           keys={**SOFTCAPS, **WINDOW}, fixed=GEMMA),
-    Family("gemma3", "gemma3_text", "Gemma3ForCausalLM", {**BLOCK, **SANDWICH, **HEAD_NORMS}, norm_offset=True,
-           explicit_head=True, theta=1_000_000.0, keys={**WINDOW, "final_logit_softcapping": "final_logit_softcapping"},
-           fixed=GEMMA),
+    Family(
+        "gemma2",
+        "gemma2",
+        "Gemma2ForCausalLM",
+        {**BLOCK, **SANDWICH},
+        norm_offset=True,
+        explicit_head=True,
+        keys={**SOFTCAPS, **WINDOW},
+        fixed=GEMMA,
+    ),
+    Family(
+        "gemma3",
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        {**BLOCK, **SANDWICH, **HEAD_NORMS},
+        norm_offset=True,
+        explicit_head=True,
+        theta=1_000_000.0,
+        keys={**WINDOW, "final_logit_softcapping": "final_logit_softcapping"},
+        fixed=GEMMA,
+    ),
     Family("phi3", "phi3", "Phi3ForCausalLM", {**BLOCK, **FUSED}, keys=WINDOW, fixed={"hidden_act": "silu"}),
-)  # fmt: skip
+)
 
 
 def family_of(architecture: str) -> Family | None:
@@ -105,8 +133,12 @@ def is_query_or_key(name: str) -> bool:
 def config_from(metadata: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """Return config.json's fields, as far as a GGUF's metadata tells them."""
     prefix = family.gguf + "."
-    config: dict[str, Any] = {"architectures": [family.class_name], "model_type": family.model_type, **family.fixed,
-                              "rope_theta": family.theta}  # fmt: skip
+    config: dict[str, Any] = {
+        "architectures": [family.class_name],
+        "model_type": family.model_type,
+        **family.fixed,
+        "rope_theta": family.theta,
+    }
     for key, name in {**KEYS, **family.keys}.items():
         if prefix + key in metadata:
             config[name] = _plain(metadata[prefix + key])

@@ -41,8 +41,13 @@ def llama3_scaling(factors: Tensor, theta: float) -> dict[str, Any] | None:
     # smooth is linear in original / wavelength: every frequency in between tells the original length
     told = (smooth * (HIGH - LOW) + LOW) * 2 * math.pi * theta**exponents
     original = round(float(told[between].median())) if bool(between.any()) else ORIGINAL
-    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": LOW, "high_freq_factor": HIGH,
-               "original_max_position_embeddings": original}  # fmt: skip
+    scaling = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+        "original_max_position_embeddings": original,
+    }
     again = llama3_factors(theta, 2 * len(factors), scaling)
     return scaling if torch.allclose(again, factors, rtol=1e-3) else None
 
@@ -55,8 +60,10 @@ def tensors_for(config: Mapping[str, Any], head_dim: int) -> dict[str, Tensor]:
     if scaling["rope_type"] == "llama3":
         return {LLAMA3: llama3_factors(theta, head_dim, scaling)}
     if scaling["rope_type"] in ("longrope", "su"):
-        return {LONG: torch.tensor(scaling["long_factor"], dtype=torch.float32),
-                SHORT: torch.tensor(scaling["short_factor"], dtype=torch.float32)}  # fmt: skip
+        return {
+            LONG: torch.tensor(scaling["long_factor"], dtype=torch.float32),
+            SHORT: torch.tensor(scaling["short_factor"], dtype=torch.float32),
+        }
     return {}
 
 

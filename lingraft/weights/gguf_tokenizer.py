@@ -49,8 +49,11 @@ def tokenizer_files(metadata: Mapping[str, Any], config: Mapping[str, Any]) -> d
     elif model == "llama":
         files |= _sentencepiece(metadata)
     else:
-        refuse("unknown-format", f"the GGUF file's tokenizer is of the kind {model!r}; lingraft reads gpt2 and llama",
-               "take the tokenizer of the original model")  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"the GGUF file's tokenizer is of the kind {model!r}; lingraft reads gpt2 and llama",
+            "take the tokenizer of the original model",
+        )
     files["tokenizer_config.json"] = _json(_settings(metadata, config, model))
     return files
 
@@ -63,23 +66,34 @@ def _byte_bpe(metadata: Mapping[str, Any]) -> dict[str, Any]:
     name = metadata.get(KEY + "pre", "default")
     split = pre_tokenizer(name)
     if split is None:
-        refuse("unknown-format", f"the GGUF file splits text as {name!r}, which lingraft does not know",
-               "take the tokenizer of the original model")  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"the GGUF file splits text as {name!r}, which lingraft does not know",
+            "take the tokenizer of the original model",
+        )
     vocab = {token: i for i, (token, _) in enumerate(_tokens(metadata))}
     return {
-        "version": "1.0", "truncation": None, "padding": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
         "added_tokens": _added(metadata),
         "normalizer": {"type": "NFC"} if name in NFC else None,
         "pre_tokenizer": split,
         "post_processor": _post_processor(metadata),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
-            "ignore_merges": name in WHOLE_WORDS, "vocab": vocab,
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": name in WHOLE_WORDS,
+            "vocab": vocab,
             "merges": [merge.split(" ", 1) for merge in metadata.get(KEY + "merges", [])],
         },
-    }  # fmt: skip
+    }
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[tuple[str, Kind]]:
@@ -95,8 +109,11 @@ def _tokens(metadata: Mapping[str, Any]) -> list[tuple[str, Kind]]:
 
 def _added(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     kinds = (Kind.CONTROL, Kind.USER, Kind.UNKNOWN) if metadata[KEY + "model"] == "llama" else (Kind.CONTROL, Kind.USER)
-    return [added_token(number, token, special=kind != Kind.USER)
-            for number, (token, kind) in enumerate(_tokens(metadata)) if kind in kinds]  # fmt: skip
+    return [
+        added_token(number, token, special=kind != Kind.USER)
+        for number, (token, kind) in enumerate(_tokens(metadata))
+        if kind in kinds
+    ]
 
 
 def _post_processor(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +142,10 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> dict[str, bytes]:
     numbers = {hf: number for hf, number in told.items() if number is not None}
     prefix = bool(metadata.get(KEY + "add_space_prefix", True))
     before, after = (end[1] if end else None for end in _ends(metadata, bos=True))
-    return {"tokenizer.model": model_bytes(pieces, numbers, add_space_prefix=prefix),
-            "tokenizer.json": _json(tokenizer_json(pieces, prefix, before, after))}  # fmt: skip
+    return {
+        "tokenizer.model": model_bytes(pieces, numbers, add_space_prefix=prefix),
+        "tokenizer.json": _json(tokenizer_json(pieces, prefix, before, after)),
+    }
 
 
 def _settings(metadata: Mapping[str, Any], config: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -139,7 +158,7 @@ def _settings(metadata: Mapping[str, Any], config: Mapping[str, Any], model: str
         "add_bos_token": bool(metadata.get(KEY + "add_bos_token", spm)),
         "add_eos_token": bool(metadata.get(KEY + "add_eos_token", False)),
         "added_tokens_decoder": {str(item.pop("id")): item for item in _added(metadata)},
-    }  # fmt: skip
+    }
     for role, hf in ROLES.items():
         if special := _special(metadata, role):
             settings[f"{hf}_token"] = special[0]

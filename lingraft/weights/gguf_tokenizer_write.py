@@ -64,8 +64,11 @@ def vocabulary(files: Mapping[str, bytes], rows: int) -> Vocabulary | None:
     for number, token, special in _added(files, fast):
         found.add(number, token, Kind.CONTROL if special else Kind.USER)
     if len(found.tokens) > rows:
-        refuse("vocab-mismatch", f"the tokenizer has {len(found.tokens):,} tokens, the embedding {rows:,} rows",
-               "give the tokenizer that belongs to these weights")  # fmt: skip
+        refuse(
+            "vocab-mismatch",
+            f"the tokenizer has {len(found.tokens):,} tokens, the embedding {rows:,} rows",
+            "give the tokenizer that belongs to these weights",
+        )
     if rows > len(found.tokens):
         found.add(rows - 1, f"[PAD{rows - 1}]", Kind.UNUSED)
     return found
@@ -132,8 +135,13 @@ def _sentencepiece(content: bytes) -> Vocabulary:
     pieces, prefix = read_pieces(content)
     if not pieces:
         refuse("unknown-format", "tokenizer.model is not a SentencePiece model", REMEDY)
-    return Vocabulary("llama", [p.text for p in pieces], [Kind(p.kind) for p in pieces],
-                      scores=[p.score for p in pieces], add_space_prefix=prefix)  # fmt: skip
+    return Vocabulary(
+        "llama",
+        [p.text for p in pieces],
+        [Kind(p.kind) for p in pieces],
+        scores=[p.score for p in pieces],
+        add_space_prefix=prefix,
+    )
 
 
 def _is_behind(model: bytes, fast: Mapping[str, Any] | None) -> bool:
@@ -168,8 +176,11 @@ def _prepends(fast: Mapping[str, Any]) -> bool:
     for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         part = fast.get(key) or {}
         parts += part.get(inner, [part])
-    return any(part.get("type") == "Prepend" or (part.get("type") == "Metaspace"
-               and part.get("prepend_scheme", "always") != "never") for part in parts)  # fmt: skip
+    return any(
+        part.get("type") == "Prepend"
+        or (part.get("type") == "Metaspace" and part.get("prepend_scheme", "always") != "never")
+        for part in parts
+    )
 
 
 def _added(files: Mapping[str, bytes], fast: Mapping[str, Any] | None) -> list[tuple[int, str, bool]]:
@@ -203,5 +214,8 @@ def _from_vocab_and_merges(files: Mapping[str, bytes]) -> dict[str, Any]:
     if name not in CLASSES:
         refuse("unknown-format", f"lingraft does not know how {name} splits text", REMEDY)
     merges = [line for line in files["merges.txt"].decode().splitlines() if line and not line.startswith("#version")]
-    return {"model": {"type": "BPE", "vocab": _object(files, "vocab.json"), "merges": merges},
-            "decoder": {"type": "ByteLevel"}, "pre_tokenizer": CLASSES[name]}  # fmt: skip
+    return {
+        "model": {"type": "BPE", "vocab": _object(files, "vocab.json"), "merges": merges},
+        "decoder": {"type": "ByteLevel"},
+        "pre_tokenizer": CLASSES[name],
+    }

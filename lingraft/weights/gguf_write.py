@@ -36,8 +36,9 @@ PLAIN = {Q.F32: torch.float32, Q.F16: torch.float16, Q.BF16: torch.bfloat16}
 BLOCK = 32 << 20  # bytes of fp32 in one go
 
 
-def write(checkpoint: Checkpoint, out: Path, kind: str | None = None,
-          progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
+def write(
+    checkpoint: Checkpoint, out: Path, kind: str | None = None, progress: Callable[[int], object] | None = None
+) -> dict[str, Any]:
     """Write ``checkpoint`` to the file ``out``; ``kind`` is one of TYPES, by default the weights' own dtype.
 
     Returns {"type", "exact"}; ``exact`` tells whether no bit is lost. Errors: `unknown-format` for an architecture,
@@ -72,13 +73,21 @@ def _family(checkpoint: Checkpoint) -> Family:
     config = checkpoint.config
     family = family_for(str(config.get("model_type")))
     if family is None:
-        refuse("unknown-format", f"{checkpoint.path} is a {config.get('model_type')!r} model; lingraft writes "
-               f"{', '.join(f.model_type for f in FAMILIES)} as GGUF", "export with llama.cpp's own converter",
-               checkpoint.path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{checkpoint.path} is a {config.get('model_type')!r} model; lingraft writes "
+            f"{', '.join(f.model_type for f in FAMILIES)} as GGUF",
+            "export with llama.cpp's own converter",
+            checkpoint.path,
+        )
     for key, value in family.fixed.items():
         if config.get(key) not in (None, value) and not (family.model_type == "gemma" and key == "hidden_act"):
-            refuse("config-mismatch", f"{key} is {config[key]!r}; llama.cpp computes {family.gguf} with {value!r}",
-                   "this model cannot be run by llama.cpp as it is", checkpoint.path / "config.json")  # fmt: skip
+            refuse(
+                "config-mismatch",
+                f"{key} is {config[key]!r}; llama.cpp computes {family.gguf} with {value!r}",
+                "this model cannot be run by llama.cpp as it is",
+                checkpoint.path / "config.json",
+            )
     return family
 
 
@@ -90,8 +99,13 @@ def _entries(checkpoint: Checkpoint, family: Family) -> dict[str, Entry]:
             continue
         gguf = gguf_name(name, family)
         if gguf is None:
-            refuse("unknown-format", f"tensor {name} has no place in GGUF's {family.gguf}",
-                   "export with llama.cpp's own converter", checkpoint.path, name)  # fmt: skip
+            refuse(
+                "unknown-format",
+                f"tensor {name} has no place in GGUF's {family.gguf}",
+                "export with llama.cpp's own converter",
+                checkpoint.path,
+                name,
+            )
         entries[gguf] = laid_out(name, header(checkpoint.tensors, name), family, checkpoint.config)
     return entries
 
@@ -165,8 +179,9 @@ def _add_number(writer: GGUFWriter, key: str, value: Any) -> None:
         writer.add_uint32(key, int(value))
 
 
-def _add_scaling(writer: GGUFWriter, family: Family, config: Mapping[str, Any],
-                 scaling: Mapping[str, Any] | None) -> None:  # fmt: skip
+def _add_scaling(
+    writer: GGUFWriter, family: Family, config: Mapping[str, Any], scaling: Mapping[str, Any] | None
+) -> None:
     if scaling is None or scaling["rope_type"] == "llama3":  # llama3's factors are a tensor
         return
     kind = {"su": "longrope"}.get(scaling["rope_type"], scaling["rope_type"])
@@ -203,8 +218,12 @@ def _tokenizer(writer: GGUFWriter, checkpoint: Checkpoint, rows: int) -> None:
         writer.add_chat_template(template)
 
 
-def _write_tensors(writer: GGUFWriter, entries: Mapping[str, Entry], types: Mapping[str, GGMLQuantizationType],
-                   progress: Callable[[int], object] | None) -> None:  # fmt: skip
+def _write_tensors(
+    writer: GGUFWriter,
+    entries: Mapping[str, Entry],
+    types: Mapping[str, GGMLQuantizationType],
+    progress: Callable[[int], object] | None,
+) -> None:
     for name, entry in entries.items():
         block, size = GGML_QUANT_SIZES[types[name]]
         writer.add_tensor_info(name, entry.shape, np.dtype(np.float32), prod(entry.shape) // block * size, types[name])

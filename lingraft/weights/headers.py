@@ -52,12 +52,18 @@ def _read(path: Path, findings: Findings) -> dict[str, Header]:
     if first.startswith(b"GGUF"):
         return of_gguf(path)
     if path.suffix == ".safetensors":
-        return {name: Header(span.dtype, span.shape, span.end - span.begin)
-                for name, span in read_listing(path).tensors.items()}
+        return {
+            name: Header(span.dtype, span.shape, span.end - span.begin)
+            for name, span in read_listing(path).tensors.items()
+        }
     if path.suffix in PICKLES or first.startswith((b"PK", b"\x80\x02")):
         return of_pickle(path, findings)
-    return refuse("unknown-format", f"{path} begins with {first[:8]!r}: no container that lingraft reads",
-                  "check what the file is", path)
+    return refuse(
+        "unknown-format",
+        f"{path} begins with {first[:8]!r}: no container that lingraft reads",
+        "check what the file is",
+        path,
+    )
 
 
 def of_gguf(path: Path) -> dict[str, Header]:
@@ -84,8 +90,12 @@ def of_pickle(path: Path, findings: Findings) -> dict[str, Header]:
 def refuse_strange(path: Path, strange: frozenset[str], findings: Findings) -> None:
     """Note an `unsafe-pickle` that names anything beyond tensors and plain containers."""
     if strange:
-        findings.problem("unsafe-pickle", f"{path} names {', '.join(sorted(strange)[:5])}: code beyond tensors, which "
-                         "loading it would run", "do not load it; ask its author for a .safetensors file", path)
+        findings.problem(
+            "unsafe-pickle",
+            f"{path} names {', '.join(sorted(strange)[:5])}: code beyond tensors, which loading it would run",
+            "do not load it; ask its author for a .safetensors file",
+            path,
+        )
 
 
 def first_bytes(path: Path, count: int = 64) -> bytes:
@@ -101,8 +111,12 @@ def refuse_pointer(path: Path, first: bytes | None = None) -> None:
     text = first_bytes(path, 400).decode("ascii", "replace")
     size = next((row.split()[-1] for row in text.splitlines() if row.startswith("size ")), "")
     whole = f" (the file itself has {int(size):,} bytes)" if size.isdigit() else ""
-    refuse("lfs-pointer", f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file{whole}",
-           "run `git lfs pull` in that repository, or download the file itself", path)
+    refuse(
+        "lfs-pointer",
+        f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the file{whole}",
+        "run `git lfs pull` in that repository, or download the file itself",
+        path,
+    )
 
 
 @dataclass(frozen=True)
@@ -146,8 +160,14 @@ def of_llama2c(path: Path) -> Llama2c | None:
         version = 0
         dim, hidden, layers, heads, kv, vocab, _ = struct.unpack_from("<7i", raw)
         tied, vocab, group = vocab > 0, abs(vocab), 0
-    sane = (min(dim, hidden, layers, heads, kv, vocab) > 0 and dim % heads == 0 and heads % kv == 0
-            and max(dim, hidden) < 1 << 17 and layers < 1000 and vocab < 1 << 21)
+    sane = (
+        min(dim, hidden, layers, heads, kv, vocab) > 0
+        and dim % heads == 0
+        and heads % kv == 0
+        and max(dim, hidden) < 1 << 17
+        and layers < 1000
+        and vocab < 1 << 21
+    )
     if not sane:
         return None
     found = Llama2c(version, dim, hidden, layers, heads, kv, vocab, tied, 0)

@@ -24,10 +24,22 @@ from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header
 
 NAME = "hf"
 SIDE_FILES = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "chat_template.jinja", "chat_template.json",
-    "generation_config.json", "preprocessor_config.json", "tekken.json", "tokenizer.tiktoken",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tekken.json",
+    "tokenizer.tiktoken",
+)
 
 
 def knows(path: Path) -> bool:
@@ -50,15 +62,21 @@ def read(path: Path) -> Checkpoint:
         except Refusal as refusal:
             findings.absorb(refusal)
             continue
-        entries.update({name: entry for name, entry in held.items()
-                        if name not in entries or told.get(name) == file.name})  # fmt: skip
+        entries.update(
+            {name: entry for name, entry in held.items() if name not in entries or told.get(name) == file.name}
+        )
         if absent := sorted(name for name, where in told.items() if where == file.name and name not in held):
-            findings.problem("corrupt-file", f"{file} does not hold {len(absent)} tensors that the index says it does: "
-                             f"{', '.join(absent[:3])}", "download the shards and the index of one version", file,
-                             absent[0])  # fmt: skip
+            findings.problem(
+                "corrupt-file",
+                f"{file} does not hold {len(absent)} tensors that the index says it does: {', '.join(absent[:3])}",
+                "download the shards and the index of one version",
+                file,
+                absent[0],
+            )
     findings.settle()
-    return Checkpoint(path, NAME, Lazy({n: e for n, e in entries.items() if not is_buffer(n)}),
-                      read_config(path), side_files(path))  # fmt: skip
+    return Checkpoint(
+        path, NAME, Lazy({n: e for n, e in entries.items() if not is_buffer(n)}), read_config(path), side_files(path)
+    )
 
 
 def has_weights(path: Path) -> bool:
@@ -139,8 +157,10 @@ def write_weights(
     lines = write_shards(weights, [(out / file, part) for file, part in zip(names, plan, strict=True)], progress)
     if len(plan) > 1:
         weight_map = {name: file for file, part in zip(names, plan, strict=True) for name in part}
-        write_json(out / f"{stem}.safetensors.index.json",
-                   {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))})  # fmt: skip
+        write_json(
+            out / f"{stem}.safetensors.index.json",
+            {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+        )
     return Listing(tuple(lines))
 
 
@@ -158,4 +178,3 @@ def dtype_of(weights: Weights) -> torch.dtype:
         entry = header(weights, name)
         count[entry.dtype] = count.get(entry.dtype, 0) + entry.nbytes // entry.dtype.itemsize
     return max(count, key=lambda dtype: count[dtype]) if count else torch.float32
-

@@ -33,9 +33,15 @@ from lingraft.weights.look_run import Run, look_at_checkpoint, look_at_run, open
 from lingraft.weights.shards import Read, shards_of
 
 LOOKS: dict[Kind, Callable[[Path, Read, Findings], Facts]] = {
-    "hf-model": look_at_model, "peft-adapter": look_at_adapter, "trainer-checkpoint": look_at_checkpoint,
-    "deepspeed-state": look_at_deepspeed, "meta-checkpoint": look_at_meta, "gguf": look_at_gguf,
-    "llama2c": look_at_llama2c, "state-dict": look_at_state_dict, "tokenizer": look_at_tokenizer,
+    "hf-model": look_at_model,
+    "peft-adapter": look_at_adapter,
+    "trainer-checkpoint": look_at_checkpoint,
+    "deepspeed-state": look_at_deepspeed,
+    "meta-checkpoint": look_at_meta,
+    "gguf": look_at_gguf,
+    "llama2c": look_at_llama2c,
+    "state-dict": look_at_state_dict,
+    "tokenizer": look_at_tokenizer,
     "unknown": look_at_unknown,
 }
 
@@ -55,11 +61,19 @@ def inspect(path: Path, fingerprint: bool, findings: Findings) -> dict[str, Any]
     use = run.use if run else _use(here, kind)
     parts = _contents(here, run, use, read, findings)
     return {
-        "path": str(path), "kind": kind, "bytes": sum(part.bytes for part in parts), "tensors": facts.tensors,
-        "parameters": facts.parameters, "dtypes": dict(facts.dtypes), "architecture": facts.architecture,
-        "vocab_size": facts.vocab_size, "tokenizer_size": facts.tokenizer_size, "tied": facts.tied,
+        "path": str(path),
+        "kind": kind,
+        "bytes": sum(part.bytes for part in parts),
+        "tensors": facts.tensors,
+        "parameters": facts.parameters,
+        "dtypes": dict(facts.dtypes),
+        "architecture": facts.architecture,
+        "vocab_size": facts.vocab_size,
+        "tokenizer_size": facts.tokenizer_size,
+        "tied": facts.tied,
         "adapter": None if facts.adapter is None else dict(facts.adapter),
-        "contents": [part.as_json() for part in parts], "use": None if use is None else str(use),
+        "contents": [part.as_json() for part in parts],
+        "use": None if use is None else str(use),
         "why": run.why if run else None,
         "fingerprint": _fingerprint(use or here, findings) if fingerprint else None,
     }
@@ -85,8 +99,9 @@ def _use(path: Path, kind: Kind) -> Path | None:
 def _contents(here: Path, run: Run | None, use: Path | None, read: Read, findings: Findings) -> list[Part]:
     files = files_below(here)
     stale = frozenset(file for folder in {file.parent for file in files} for file in _stale(folder))
-    parts = [_folder_part(file, here) if file.is_dir() else part_of(file, here, read, findings, stale)
-             for file in files]
+    parts = [
+        _folder_part(file, here) if file.is_dir() else part_of(file, here, read, findings, stale) for file in files
+    ]
     if run is None:
         return parts
     return [_in_run(part, file, run, use) for part, file in zip(parts, files, strict=True)]
@@ -98,8 +113,11 @@ def _stale(folder: Path) -> list[Path]:
     if not has_model(names):
         return []
     loaded = {file.name for file in shards_of(folder, Findings()).files}
-    return [folder / name for name in names if HF_WEIGHTS.fullmatch(name) and not name.endswith(".json")
-            and name not in loaded]
+    return [
+        folder / name
+        for name in names
+        if HF_WEIGHTS.fullmatch(name) and not name.endswith(".json") and name not in loaded
+    ]
 
 
 def _folder_part(folder: Path, root: Path) -> Part:

@@ -14,8 +14,12 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if text.startswith("version https://git-lfs"):
-            refuse("lfs-pointer", f"{path} is a Git LFS pointer, not the file",
-                   "run `git lfs pull` in that repository, or download the file itself", path)  # fmt: skip
+            refuse(
+                "lfs-pointer",
+                f"{path} is a Git LFS pointer, not the file",
+                "run `git lfs pull` in that repository, or download the file itself",
+                path,
+            )
         value = json.loads(text)
     except (ValueError, OSError, RecursionError) as error:
         refuse("corrupt-file", f"{path} is not readable JSON: {error}", "restore the file from its source", path)

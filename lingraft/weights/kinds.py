@@ -13,19 +13,53 @@ from typing import Literal, get_args
 from lingraft.weights.headers import PICKLES, first_bytes, of_llama2c
 
 Kind = Literal[
-    "hf-model", "peft-adapter", "training-run", "trainer-checkpoint", "deepspeed-state", "meta-checkpoint",
-    "gguf", "llama2c", "state-dict", "tokenizer", "unknown",
-]  # fmt: skip
+    "hf-model",
+    "peft-adapter",
+    "training-run",
+    "trainer-checkpoint",
+    "deepspeed-state",
+    "meta-checkpoint",
+    "gguf",
+    "llama2c",
+    "state-dict",
+    "tokenizer",
+    "unknown",
+]
 KINDS: tuple[str, ...] = get_args(Kind)
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json",
-                   "tokenizer.tiktoken", "sentencepiece.bpe.model")  # fmt: skip
-STATE_FILES = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth", "rng_state_0.pth",
-               "trainer_state.json", "latest", "scaler.pt")  # fmt: skip
-RUN_FILES = {"trainer_state.json", "training_args.bin", "all_results.json", "train_results.json", "manifest.json",
-             "runs", "logs"}  # fmt: skip
-HF_WEIGHTS = re.compile(r"(?:model|pytorch_model)(?:-\d{5}-of-\d{5}|\.fp16|\.bf16)?\.(?:safetensors|bin)"
-                        r"|(?:model|pytorch_model)\.(?:safetensors|bin)\.index\.json")  # fmt: skip
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.tiktoken",
+    "sentencepiece.bpe.model",
+)
+STATE_FILES = (
+    "optimizer.pt",
+    "optimizer.bin",
+    "scheduler.pt",
+    "rng_state.pth",
+    "rng_state_0.pth",
+    "trainer_state.json",
+    "latest",
+    "scaler.pt",
+)
+RUN_FILES = {
+    "trainer_state.json",
+    "training_args.bin",
+    "all_results.json",
+    "train_results.json",
+    "manifest.json",
+    "runs",
+    "logs",
+}
+HF_WEIGHTS = re.compile(
+    r"(?:model|pytorch_model)(?:-\d{5}-of-\d{5}|\.fp16|\.bf16)?\.(?:safetensors|bin)"
+    r"|(?:model|pytorch_model)\.(?:safetensors|bin)\.index\.json"
+)
 DEEPSPEED = re.compile(r".*(?:optim|model)_states\.pt")
 META = re.compile(r"consolidated\.(\d\d)\.pth")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -111,12 +145,17 @@ def _is_checkpoint(path: Path, names: set[str]) -> bool:
     state = names & {"optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth", "latest"}
     # `latest` and global_stepN alone are what DeepSpeed's own save_checkpoint leaves: no Trainer was there.
     steps = any(GLOBAL_STEP.fullmatch(name) for name in names) and (
-        "trainer_state.json" in names or has_model(names) or has_adapter(names))
+        "trainer_state.json" in names or has_model(names) or has_adapter(names)
+    )
     fsdp = any(name.startswith("pytorch_model_fsdp") for name in names)
     numbered = CHECKPOINT.fullmatch(path.name) is not None and bool(names)
-    return ("trainer_state.json" in names and (bool(state) or numbered)) or steps or fsdp or (
-        bool(state - {"latest"}) and (has_model(names) or has_adapter(names))) or (
-        numbered and (has_model(names) or has_adapter(names)))  # fmt: skip
+    return (
+        ("trainer_state.json" in names and (bool(state) or numbered))
+        or steps
+        or fsdp
+        or (bool(state - {"latest"}) and (has_model(names) or has_adapter(names)))
+        or (numbered and (has_model(names) or has_adapter(names)))
+    )
 
 
 def _is_deepspeed(path: Path, names: set[str]) -> bool:

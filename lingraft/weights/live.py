@@ -45,6 +45,7 @@ def parameters(model: Any, weights: Lazy) -> dict[str, Entry]:
 
 def _fused(rule: WeightConverter, live: str, group: Group, weights: Lazy, model: Any) -> dict[str, Entry]:
     """Return what one rule makes of the tensors on disk; their names and shapes are found out on the meta device."""
+
     def empty(name: str) -> Tensor:
         return torch.empty(weights.entries[name].shape, device="meta")
 
@@ -58,5 +59,6 @@ def _fused(rule: WeightConverter, live: str, group: Group, weights: Lazy, model:
     def rows(name: str, start: int, stop: int | None) -> Tensor:
         return convert(lambda source: weights[source].float())[name][start:stop]
 
-    return {name: Entry(torch.float32, tuple(value.shape), partial(rows, name))
-            for name, value in convert(empty).items()}  # fmt: skip
+    return {
+        name: Entry(torch.float32, tuple(value.shape), partial(rows, name)) for name, value in convert(empty).items()
+    }

@@ -26,8 +26,15 @@ from lingraft.weights.tied import EMBEDDING, HEAD
 NAME = "llama2c"
 MAGIC = 0x616B3432
 NORMS = ("input_layernorm", "post_attention_layernorm")
-MATRICES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-            "mlp.down_proj", "mlp.up_proj")  # fmt: skip
+MATRICES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.down_proj",
+    "mlp.up_proj",
+)
 # What run.c takes for granted, and a header does not tell.
 UNSAID = frozenset({"hidden_act", "rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id"})
 
@@ -60,8 +67,15 @@ class Shape:
         kind = name.split(".")[-2]
         if kind in ("norm", "input_layernorm", "post_attention_layernorm"):
             return (self.dim,)
-        rows = {"q_proj": self.dim, "o_proj": self.dim, "down_proj": self.dim, "gate_proj": self.hidden,
-                "up_proj": self.hidden, "embed_tokens": self.vocab, "lm_head": self.vocab}  # fmt: skip
+        rows = {
+            "q_proj": self.dim,
+            "o_proj": self.dim,
+            "down_proj": self.dim,
+            "gate_proj": self.hidden,
+            "up_proj": self.hidden,
+            "embed_tokens": self.vocab,
+            "lm_head": self.vocab,
+        }
         columns = self.hidden if kind == "down_proj" else self.dim
         return rows.get(kind, self.kv_heads * self.head_dim), columns
 
@@ -132,20 +146,34 @@ def read(path: Path) -> Checkpoint:
     size = path.stat().st_size
     if size < at:
         cut = [name for name in places if places[name] + shape.nbytes(name) > size]
-        refuse("truncated-file", f"{path} has {size:,} of {at:,} bytes: {at - size:,} are missing, from {cut[0]} on",
-               "download the file again", path, cut[0])  # fmt: skip
+        refuse(
+            "truncated-file",
+            f"{path} has {size:,} of {at:,} bytes: {at - size:,} are missing, from {cut[0]} on",
+            "download the file again",
+            path,
+            cut[0],
+        )
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     entries = {name: _entry(mapped, shape, name, place) for name, place in places.items() if name != "freq_cis"}
     tokenizer = tokenizer_for(path, shape.vocab)
-    return Checkpoint(path, NAME, Lazy(entries), _config(shape), unsaid=UNSAID,
-                      made=partial(tokenizer_files, tokenizer, shape.context) if tokenizer else dict)  # fmt: skip
+    return Checkpoint(
+        path,
+        NAME,
+        Lazy(entries),
+        _config(shape),
+        unsaid=UNSAID,
+        made=partial(tokenizer_files, tokenizer, shape.context) if tokenizer else dict,
+    )
 
 
 def _entry(mapped: mmap.mmap, shape: Shape, name: str, place: int) -> Entry:
     dims = shape.of(name)
-    plain = Entry(torch.float32, dims, _quantised(mapped, shape, dims, place) if shape.quantised(name)
-                  else _plain(mapped, dims, place))  # fmt: skip
+    plain = Entry(
+        torch.float32,
+        dims,
+        _quantised(mapped, shape, dims, place) if shape.quantised(name) else _plain(mapped, dims, place),
+    )
     if ".q_proj." in name or ".k_proj." in name:
         return reordered(plain, hf_from_pairs(dims[0], shape.heads if ".q_proj." in name else shape.kv_heads))
     return plain
@@ -161,8 +189,9 @@ def _plain(mapped: mmap.mmap, dims: tuple[int, ...], place: int) -> Callable[[in
     return read_rows
 
 
-def _quantised(mapped: mmap.mmap, shape: Shape, dims: tuple[int, ...],
-               place: int) -> Callable[[int, int | None], Tensor]:  # fmt: skip
+def _quantised(
+    mapped: mmap.mmap, shape: Shape, dims: tuple[int, ...], place: int
+) -> Callable[[int, int | None], Tensor]:
     row, group, scales = dims[1], shape.group, place + prod(dims)
 
     def read_rows(start: int, stop: int | None) -> Tensor:
@@ -179,9 +208,21 @@ def _quantised(mapped: mmap.mmap, shape: Shape, dims: tuple[int, ...],
 
 def _config(shape: Shape) -> dict[str, object]:
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": shape.dim,
-        "intermediate_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads, "vocab_size": shape.vocab, "max_position_embeddings": shape.context,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": shape.tied, "attention_bias": False,
-        "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32",
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": shape.dim,
+        "intermediate_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "vocab_size": shape.vocab,
+        "max_position_embeddings": shape.context,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": shape.tied,
+        "attention_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "float32",
+    }

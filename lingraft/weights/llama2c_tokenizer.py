@@ -59,15 +59,22 @@ def tokenizer_files(path: Path, context: int) -> dict[str, bytes]:
     """Return the tokenizer in both of Hugging Face's forms, and its settings."""
     pieces = read_tokenizer(path)
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "add_bos_token": True, "add_eos_token": False, "model_max_length": context,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "model_max_length": context,
         "clean_up_tokenization_spaces": False,
-    }  # fmt: skip
+    }
     generation = {"_from_model_config": False, "bos_token_id": 1, "eos_token_id": 2}
-    return {"tokenizer.model": model_bytes(pieces, {"unk": 0, "bos": 1, "eos": 2}),
-            "tokenizer.json": _json(tokenizer_json(pieces, add_space_prefix=True, before=1)),
-            "tokenizer_config.json": _json(settings),
-            "generation_config.json": _json(generation)}  # fmt: skip
+    return {
+        "tokenizer.model": model_bytes(pieces, {"unk": 0, "bos": 1, "eos": 2}),
+        "tokenizer.json": _json(tokenizer_json(pieces, add_space_prefix=True, before=1)),
+        "tokenizer_config.json": _json(settings),
+        "generation_config.json": _json(generation),
+    }
 
 
 def _json(value: Mapping[str, object]) -> bytes:

@@ -26,8 +26,14 @@ LONGEST_CONTEXT = 1 << 20  # v0 writes a table of angles for every position
 EPSILON, THETA = 1e-5, 10000.0
 
 
-def write(checkpoint: Checkpoint, out: Path, version: int = 0, group: int = 64, findings: Findings | None = None,
-          progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
+def write(
+    checkpoint: Checkpoint,
+    out: Path,
+    version: int = 0,
+    group: int = 64,
+    findings: Findings | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """Write the model to the file ``out``; returns {"version", "exact"}.
 
     ``group`` is how many values share a scale in v2; it is halved until it divides the width. Errors:
@@ -62,39 +68,67 @@ def write_tokenizer(checkpoint: Checkpoint, out: Path) -> bool:
 def _shape(checkpoint: Checkpoint, version: int, group: int) -> Shape:
     config, weights = checkpoint.config, checkpoint.tensors
     if config.get("model_type") not in ("llama", "mistral") or version not in (0, 1, 2):
-        refuse("unknown-format", f"{checkpoint.path} is a {config.get('model_type')!r} model; llama2.c holds Llamas "
-               "in its versions 0, 1 and 2", "convert to hf or gguf", checkpoint.path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{checkpoint.path} is a {config.get('model_type')!r} model; llama2.c holds Llamas "
+            "in its versions 0, 1 and 2",
+            "convert to hf or gguf",
+            checkpoint.path,
+        )
     require_config(config, weights, checkpoint.path)
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     while group > 1 and (dim % group or config["intermediate_size"] % group):
         group //= 2
     tied = HEAD not in drop_tied_head(weights, config)
-    return Shape(version, dim, config["intermediate_size"], config["num_hidden_layers"], heads,
-                 config.get("num_key_value_heads") or heads, header(weights, EMBEDDING).shape[0],
-                 min(config.get("max_position_embeddings", 2048), LONGEST_CONTEXT), tied,
-                 group if version == 2 else 0)  # fmt: skip
+    return Shape(
+        version,
+        dim,
+        config["intermediate_size"],
+        config["num_hidden_layers"],
+        heads,
+        config.get("num_key_value_heads") or heads,
+        header(weights, EMBEDDING).shape[0],
+        min(config.get("max_position_embeddings", 2048), LONGEST_CONTEXT),
+        tied,
+        group if version == 2 else 0,
+    )
 
 
 def _check(checkpoint: Checkpoint, shape: Shape, findings: Findings) -> None:
     config = checkpoint.config
     theta, scaling = theta_and_scaling(config)
     if theta != THETA or scaling is not None:
-        findings.problem("config-mismatch", f"llama2.c rotates with base {THETA:.0f}; this model has {theta:.0f}"
-                         + (" and scales positions" if scaling else ""), "convert to gguf instead", checkpoint.path)
+        findings.problem(
+            "config-mismatch",
+            f"llama2.c rotates with base {THETA:.0f}; this model has {theta:.0f}"
+            + (" and scales positions" if scaling else ""),
+            "convert to gguf instead",
+            checkpoint.path,
+        )
     if (epsilon := config.get("rms_norm_eps", 1e-6)) != EPSILON:
-        findings.warn("config-mismatch", f"llama2.c adds {EPSILON} under its norms; this model has {epsilon}",
-                      "answers can differ in late decimals", checkpoint.path)  # fmt: skip
+        findings.warn(
+            "config-mismatch",
+            f"llama2.c adds {EPSILON} under its norms; this model has {epsilon}",
+            "answers can differ in late decimals",
+            checkpoint.path,
+        )
     wanted = set(shape.order()) - {"freq_cis"}
     held = {name for name in drop_tied_head(checkpoint.tensors, config) if not is_buffer(name)}
     for name in sorted(wanted ^ held):
         side = "has no tensor" if name in wanted else "has a tensor that llama2.c has no place for:"
-        findings.problem("unknown-format", f"{checkpoint.path} {side} {name}", "convert to hf or gguf",
-                         checkpoint.path, name)  # fmt: skip
+        findings.problem(
+            "unknown-format", f"{checkpoint.path} {side} {name}", "convert to hf or gguf", checkpoint.path, name
+        )
     for name in sorted(wanted & held):
         found = header(checkpoint.tensors, name).shape
         if found != shape.of(name):
-            findings.problem("config-mismatch", f"{name} has the shape {list(found)}; llama2.c needs "
-                             f"{list(shape.of(name))}", "convert to hf or gguf", checkpoint.path, name)  # fmt: skip
+            findings.problem(
+                "config-mismatch",
+                f"{name} has the shape {list(found)}; llama2.c needs {list(shape.of(name))}",
+                "convert to hf or gguf",
+                checkpoint.path,
+                name,
+            )
 
 
 def _header(shape: Shape) -> bytes:

@@ -22,20 +22,34 @@ def require_config(config: Mapping[str, Any], weights: Weights, path: Path) -> N
     """
     findings = Findings()
     if EMBEDDING not in weights:
-        findings.problem("unknown-format", f"{path} has no {EMBEDDING}: no decoder that this format can hold",
-                         "convert to hf, or use a complete model", path, EMBEDDING)  # fmt: skip
+        findings.problem(
+            "unknown-format",
+            f"{path} has no {EMBEDDING}: no decoder that this format can hold",
+            "convert to hf, or use a complete model",
+            path,
+            EMBEDDING,
+        )
     missing = [key for key in NEEDED if not isinstance(config.get(key), int) or config[key] < 1]
     if missing:
         findings.problem("config-mismatch", f"{path / 'config.json'} does not tell {', '.join(missing)}", REMEDY, path)
     findings.settle()
     for name, rows in _expected(config, weights).items():
         if name in weights and header(weights, name).shape[0] != rows:
-            findings.problem("config-mismatch", f"{name} has {header(weights, name).shape[0]} rows; config.json makes "
-                             f"it {rows}", REMEDY, path, name)  # fmt: skip
+            findings.problem(
+                "config-mismatch",
+                f"{name} has {header(weights, name).shape[0]} rows; config.json makes it {rows}",
+                REMEDY,
+                path,
+                name,
+            )
     layers = {int(found[1]) for name in weights if (found := re.match(r"model\.layers\.(\d+)\.", name))}
     if layers != set(range(config["num_hidden_layers"])):
-        findings.problem("config-mismatch", f"{path} holds {len(layers)} layers; config.json says "
-                         f"{config['num_hidden_layers']}", REMEDY, path)  # fmt: skip
+        findings.problem(
+            "config-mismatch",
+            f"{path} holds {len(layers)} layers; config.json says {config['num_hidden_layers']}",
+            REMEDY,
+            path,
+        )
     findings.settle()
 
 

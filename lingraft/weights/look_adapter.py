@@ -17,8 +17,10 @@ from lingraft.weights.look_model import Facts, config_of, count, note_empty
 from lingraft.weights.shards import Read, few
 from lingraft.weights.tokenizer_size import tokenizer_of
 
-EMBEDDING = re.compile(r"(?:.*\.)?(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)"
-                       r"(?:\.modules_to_save(?:\.[^.]+)?)?\.weight")
+EMBEDDING = re.compile(
+    r"(?:.*\.)?(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)"
+    r"(?:\.modules_to_save(?:\.[^.]+)?)?\.weight"
+)
 HEAD = re.compile(r"(?:.*\.)?(lm_head|embed_out)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight")
 LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight")
 LORA_EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])(?:\.[^.]+)?")
@@ -34,14 +36,21 @@ def look_at_adapter(folder: Path, read: Read, findings: Findings) -> Facts:
     """Look at an adapter folder; problems name what its config promises and its file has not."""
     file = adapter_file(folder)
     if file is None:
-        findings.problem("not-found", f"{folder} has an adapter_config.json and no adapter_model.safetensors",
-                         "save the adapter again, or take it from the last checkpoint", folder)
+        findings.problem(
+            "not-found",
+            f"{folder} has an adapter_config.json and no adapter_model.safetensors",
+            "save the adapter again, or take it from the last checkpoint",
+            folder,
+        )
     headers = read(file) if file else {}
     config = config_of(folder, findings, "adapter_config.json")
     if config is None and not (folder / "adapter_config.json").is_file():
-        findings.problem("config-mismatch", f"{folder} has no adapter_config.json: rank scaling and base are unknown",
-                         "copy it from the checkpoint or the repository that the adapter came from",
-                         folder / "adapter_config.json")
+        findings.problem(
+            "config-mismatch",
+            f"{folder} has no adapter_config.json: rank scaling and base are unknown",
+            "copy it from the checkpoint or the repository that the adapter came from",
+            folder / "adapter_config.json",
+        )
     if file is not None and _sound(file, headers, findings) and config is not None:
         _check_ranks(file, config, headers, findings)
         _check_promises(file, config, headers, findings)
@@ -50,8 +59,12 @@ def look_at_adapter(folder: Path, read: Read, findings: Findings) -> Facts:
     tokenizer = tokenizer_of(folder, findings)
     if tokenizer is not None:
         _check_tokenizer(tokenizer.file, tokenizer.size, rows, config or {}, headers, findings)
-    return replace(count(headers), vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
-                   adapter=_described(config or {}))
+    return replace(
+        count(headers),
+        vocab_size=rows,
+        tokenizer_size=tokenizer.size if tokenizer else None,
+        adapter=_described(config or {}),
+    )
 
 
 def _described(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,9 +82,13 @@ def _sound(file: Path, headers: Mapping[str, Header], findings: Findings) -> boo
     """Tell whether the file has tensors with something in them."""
     if not headers:
         if not any(p.path == str(file) for p in findings.problems):
-            findings.problem("empty-tensor", f"{file} has {file.stat().st_size:,} bytes and holds no tensor",
-                             "save the adapter again: peft and ZeRO-3 are known to write such files when the state "
-                             "dict was not gathered", file)
+            findings.problem(
+                "empty-tensor",
+                f"{file} has {file.stat().st_size:,} bytes and holds no tensor",
+                "save the adapter again: peft and ZeRO-3 are known to write such files when the state "
+                "dict was not gathered",
+                file,
+            )
         return False
     note_empty(file, headers, findings)
     return not any(0 in item.shape for item in headers.values())
@@ -101,14 +118,23 @@ def _check_ranks(file: Path, config: Mapping[str, Any], headers: Mapping[str, He
             wrong.append(name)
     if wrong and str(config.get("peft_type")) == "LORA":
         rank = headers[wrong[0]].shape[0 if "_A" in wrong[0] else 1]
-        findings.problem("config-mismatch", f"{file.parent / 'adapter_config.json'} says r {config.get('r')}; "
-                         f"{wrong[0]} has rank {rank} ({len(wrong)} tensors disagree)", "restore the "
-                         "adapter_config.json that was saved with these weights",
-                         file.parent / "adapter_config.json", wrong[0])  # fmt: skip
+        findings.problem(
+            "config-mismatch",
+            f"{file.parent / 'adapter_config.json'} says r {config.get('r')}; "
+            f"{wrong[0]} has rank {rank} ({len(wrong)} tensors disagree)",
+            "restore the adapter_config.json that was saved with these weights",
+            file.parent / "adapter_config.json",
+            wrong[0],
+        )
     alone = [next(iter(pair.values())) for pair in sides.values() if len(pair) == 1]
     if alone:
-        findings.problem("missing-adapter-tensors", f"{file}: {len(alone)} LoRA tensors have no partner: {few(alone)}",
-                         "save the adapter again, or take it from the last checkpoint", file, alone[0])
+        findings.problem(
+            "missing-adapter-tensors",
+            f"{file}: {len(alone)} LoRA tensors have no partner: {few(alone)}",
+            "save the adapter again, or take it from the last checkpoint",
+            file,
+            alone[0],
+        )
 
 
 def _check_promises(file: Path, config: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> None:
@@ -120,8 +146,13 @@ def _check_promises(file: Path, config: Mapping[str, Any], headers: Mapping[str,
     if str(config.get("peft_type")) in NOT_LORA:
         return
     for name, key in lost:
-        findings.problem("missing-adapter-tensors", f"{file} holds no tensor of {name!r}, which adapter_config.json "
-                         f"lists in {key}", "save the adapter again, or take it from the last checkpoint", file, name)
+        findings.problem(
+            "missing-adapter-tensors",
+            f"{file} holds no tensor of {name!r}, which adapter_config.json lists in {key}",
+            "save the adapter again, or take it from the last checkpoint",
+            file,
+            name,
+        )
 
 
 def _within(module: str, held: str) -> bool:
@@ -136,9 +167,13 @@ def _check_tie(folder: Path, config: Mapping[str, Any], headers: Mapping[str, He
     if base is None or bool(embedding) == bool(head):
         return
     if base.get("tie_word_embeddings", text_config(base).get("tie_word_embeddings")) is True:
-        findings.warn("tied-head-conflict", f"{folder} brings {embedding or head} alone; its base ties embedding and "
-                      "head, so the live model had two", "merge with --untie (as it ran) or --tie", folder,
-                      embedding or head)
+        findings.warn(
+            "tied-head-conflict",
+            f"{folder} brings {embedding or head} alone; its base ties embedding and head, so the live model had two",
+            "merge with --untie (as it ran) or --tie",
+            folder,
+            embedding or head,
+        )
 
 
 def base_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -153,8 +188,14 @@ def base_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | Non
     return None
 
 
-def _check_tokenizer(file: Path, size: int, rows: int | None, config: Mapping[str, Any], headers: Mapping[str, Header],
-                     findings: Findings) -> None:
+def _check_tokenizer(
+    file: Path,
+    size: int,
+    rows: int | None,
+    config: Mapping[str, Any],
+    headers: Mapping[str, Header],
+    findings: Findings,
+) -> None:
     """A tokenizer must fit the rows that the adapter brings, or else those of the base where it can be seen."""
     if rows is not None:
         name = next(n for n in headers if EMBEDDING.fullmatch(n))

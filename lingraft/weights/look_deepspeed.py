@@ -23,8 +23,21 @@ from lingraft.weights.unpickler import Sketch
 
 RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_(optim|model)_states\.pt")
 # A class of these packages is what their own checkpoints name; a function of theirs may do anything.
-PACKAGES = ("torch", "deepspeed", "transformers", "accelerate", "trl", "peft", "numpy", "enum", "datetime", "pathlib",
-            "collections", "builtins", "lingraft")
+PACKAGES = (
+    "torch",
+    "deepspeed",
+    "transformers",
+    "accelerate",
+    "trl",
+    "peft",
+    "numpy",
+    "enum",
+    "datetime",
+    "pathlib",
+    "collections",
+    "builtins",
+    "lingraft",
+)
 
 DATACLASSES = frozenset({"deepspeed.utils.tensor_fragment.fragment_address"})  # real ZeRO 1 and 2 states name it
 
@@ -32,7 +45,8 @@ DATACLASSES = frozenset({"deepspeed.utils.tensor_fragment.fragment_address"})  #
 def harmless(strange: frozenset[str]) -> frozenset[str]:
     """Return the names that a training state has no reason to hold."""
     return frozenset(
-        name for name in strange - DATACLASSES
+        name
+        for name in strange - DATACLASSES
         if name.split(".")[0] not in PACKAGES or not name.rpartition(".")[2][:1].isupper()
     )
 
@@ -122,16 +136,27 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _check_ranks(folder: Path, names: list[str], state: Mapping[str, Any], findings: Findings) -> None:
     ranks = {(m[3], int(m[1])) for name in names if (m := RANK.fullmatch(name))}
     if not any(name.endswith("model_states.pt") for name in names):
-        findings.problem("missing-shard", f"{folder} holds no model_states.pt: names and shapes of the parameters are "
-                                          f"gone",
-                         "copy the whole folder again", folder)
+        findings.problem(
+            "missing-shard",
+            f"{folder} holds no model_states.pt: names and shapes of the parameters are gone",
+            "copy the whole folder again",
+            folder,
+        )
     world = state.get("dp_world_size")
     count = max([world if isinstance(world, int) else 0, *(rank + 1 for _, rank in ranks)])
     template = next((name for name in names if RANK.fullmatch(name)), "zero_pp_rank_0_mp_rank_00_optim_states.pt")
     prefix = "bf16_" if template.startswith("bf16_") else ""
     kinds = {kind for kind, _ in ranks} | {"optim"}
-    missing = [f"{prefix if kind == 'optim' else ''}zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt"
-               for kind in sorted(kinds) for rank in range(count) if (kind, rank) not in ranks]
+    missing = [
+        f"{prefix if kind == 'optim' else ''}zero_pp_rank_{rank}_mp_rank_00_{kind}_states.pt"
+        for kind in sorted(kinds)
+        for rank in range(count)
+        if (kind, rank) not in ranks
+    ]
     if missing:
-        findings.problem("missing-shard", f"{folder} was written by {count} ranks; {len(missing)} files are missing: "
-                         f"{', '.join(missing)}", "copy them from the other machines", folder / missing[0])
+        findings.problem(
+            "missing-shard",
+            f"{folder} was written by {count} ranks; {len(missing)} files are missing: {', '.join(missing)}",
+            "copy them from the other machines",
+            folder / missing[0],
+        )

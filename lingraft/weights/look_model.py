@@ -60,10 +60,15 @@ def note_empty(path: Path, headers: Mapping[str, Header], findings: Findings) ->
     """Note `empty-tensor` where tensors have a dimension of 0, as a save under ZeRO-3 without gathering leaves them."""
     empty = [name for name, item in headers.items() if 0 in item.shape]
     if empty:
-        findings.problem("empty-tensor", f"{path}: {len(empty)} of {len(headers)} tensors hold nothing (shape "
-                         f"{list(headers[empty[0]].shape)}): {few(empty)}", "save again with the parameters gathered "
-                         "(ZeRO-3: stage3_gather_16bit_weights_on_model_save), or take them out of the DeepSpeed state",
-                         path, empty[0])
+        findings.problem(
+            "empty-tensor",
+            f"{path}: {len(empty)} of {len(headers)} tensors hold nothing (shape "
+            f"{list(headers[empty[0]].shape)}): {few(empty)}",
+            "save again with the parameters gathered "
+            "(ZeRO-3: stage3_gather_16bit_weights_on_model_save), or take them out of the DeepSpeed state",
+            path,
+            empty[0],
+        )
 
 
 def look_at_model(folder: Path, read: Read, findings: Findings) -> Facts:
@@ -76,8 +81,12 @@ def look_at_model(folder: Path, read: Read, findings: Findings) -> Facts:
         findings.problem("missing-shard", f"{folder} has a config.json and no weights", "download the weights", folder)
     note_empty(folder, headers, findings)
     if config is None:
-        findings.problem("config-mismatch", f"{folder} has weights and no readable config.json",
-                         "copy it from the model's source, or run `lingraft adopt` to infer it", folder / "config.json")
+        findings.problem(
+            "config-mismatch",
+            f"{folder} has weights and no readable config.json",
+            "copy it from the model's source, or run `lingraft adopt` to infer it",
+            folder / "config.json",
+        )
     whole = bool(headers) and not shards.missing and all(read(file) for file in shards.files)
     config = config or {}
     if whole and config:
@@ -113,16 +122,25 @@ def _tied(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header]
         return None
     if head is None:
         if said is False and causal:
-            findings.problem("config-mismatch", f"{folder / 'config.json'} says tie_word_embeddings false; no tensor "
-                             "is a head: it would start at random", "set tie_word_embeddings to true, or add "
-                                                                    "lm_head.weight",
-                             folder / "config.json", "lm_head.weight")
+            findings.problem(
+                "config-mismatch",
+                f"{folder / 'config.json'} says tie_word_embeddings false; no tensor "
+                "is a head: it would start at random",
+                "set tie_word_embeddings to true, or add lm_head.weight",
+                folder / "config.json",
+                "lm_head.weight",
+            )
         return True
     one = bool(headers[head].shared) and headers[head].shared == headers[embedding].shared
     if said is True and not one:
-        findings.warn("tied-head-conflict", f"{folder / 'config.json'} ties the head to the embedding, yet {head} is "
-                      "saved apart: loaders differ in which they take", "run `lingraft inspect --fingerprint`, or set "
-                      "tie_word_embeddings to what was trained", folder / "config.json", head)
+        findings.warn(
+            "tied-head-conflict",
+            f"{folder / 'config.json'} ties the head to the embedding, yet {head} is "
+            "saved apart: loaders differ in which they take",
+            "run `lingraft inspect --fingerprint`, or set tie_word_embeddings to what was trained",
+            folder / "config.json",
+            head,
+        )
     return bool(said) if said is not None else one
 
 
@@ -144,13 +162,21 @@ def look_at_meta(path: Path, read: Read, findings: Findings) -> Facts:
     parts = [read(file) for _, file in sorted(files.items())]
     params = config_of(folder, findings, "params.json")
     if params is None:
-        findings.problem("config-mismatch", f"{folder} has no readable params.json: heads and layers cannot be told",
-                         "copy it from the model's source", folder / "params.json")
+        findings.problem(
+            "config-mismatch",
+            f"{folder} has no readable params.json: heads and layers cannot be told",
+            "copy it from the model's source",
+            folder / "params.json",
+        )
     needed = max([_meta_shards(params or {}, parts), *(number + 1 for number in files)])
     missing = [f"consolidated.{i:02d}.pth" for i in range(needed) if i not in files]
     if missing:
-        findings.problem("missing-shard", f"{folder}: the matrices are cut into {needed} shards; {len(missing)} are "
-                         f"missing: {', '.join(missing)}", "download the missing shards", folder / missing[0])
+        findings.problem(
+            "missing-shard",
+            f"{folder}: the matrices are cut into {needed} shards; {len(missing)} are missing: {', '.join(missing)}",
+            "download the missing shards",
+            folder / missing[0],
+        )
     counted = [count({n: h for n, h in part.items() if len(h.shape) > 1 or i == 0}) for i, part in enumerate(parts)]
     dtypes: Counter[str] = Counter()
     for item in counted:
@@ -160,8 +186,12 @@ def look_at_meta(path: Path, read: Read, findings: Findings) -> Facts:
     if tokenizer and rows and not missing:
         check_tokenizer(tokenizer.file, tokenizer.size, rows, "tok_embeddings.weight", findings)
     return Facts(
-        tensors=len(parts[0]) if parts else 0, parameters=sum(c.parameters for c in counted), dtypes=dict(dtypes),
-        architecture="LlamaForCausalLM", vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
+        tensors=len(parts[0]) if parts else 0,
+        parameters=sum(c.parameters for c in counted),
+        dtypes=dict(dtypes),
+        architecture="LlamaForCausalLM",
+        vocab_size=rows,
+        tokenizer_size=tokenizer.size if tokenizer else None,
         tied=bool(parts) and "output.weight" not in parts[0],
     )
 
@@ -204,8 +234,13 @@ def look_at_gguf(path: Path, read: Read, findings: Findings) -> Facts:
         check_tokenizer(files[0], size, rows, "token_embd.weight", findings)
     name = metadata.get("general.architecture")
     vocab = metadata.get(f"{name}.vocab_size", rows)
-    return replace(count(headers), architecture=str(name) if name else None, vocab_size=vocab, tokenizer_size=size,
-                   tied=None if rows is None else "output.weight" not in headers)
+    return replace(
+        count(headers),
+        architecture=str(name) if name else None,
+        vocab_size=vocab,
+        tokenizer_size=size,
+        tied=None if rows is None else "output.weight" not in headers,
+    )
 
 
 def _same_model(files: list[Path]) -> list[Path]:
@@ -223,8 +258,12 @@ def _gguf_parts(files: list[Path], findings: Findings) -> None:
             names = [f"{found[1]}-{i:05d}-of-{found[2]}.gguf" for i in range(1, int(found[2]) + 1)]
             lost = [name for name in names if not (file.parent / name).is_file()]
             if lost:
-                findings.problem("missing-shard", f"{file.parent}: {len(lost)} of {len(names)} parts are missing: "
-                                 f"{', '.join(lost)}", "download the missing parts", file.parent / lost[0])
+                findings.problem(
+                    "missing-shard",
+                    f"{file.parent}: {len(lost)} of {len(names)} parts are missing: {', '.join(lost)}",
+                    "download the missing parts",
+                    file.parent / lost[0],
+                )
 
 
 def look_at_llama2c(path: Path, _: Read, findings: Findings) -> Facts:
@@ -234,11 +273,22 @@ def look_at_llama2c(path: Path, _: Read, findings: Findings) -> Facts:
     assert found is not None  # the kind was told by it
     size = file.stat().st_size
     if size < found.nbytes:
-        findings.problem("truncated-file", f"{file} has {size:,} of {found.nbytes:,} bytes: {found.nbytes - size:,} "
-                         "are missing", "download the file again", file)
+        findings.problem(
+            "truncated-file",
+            f"{file} has {size:,} of {found.nbytes:,} bytes: {found.nbytes - size:,} are missing",
+            "download the file again",
+            file,
+        )
     dtypes = {"Q8_0" if found.version == 2 else "F32": found.parameters}
-    return Facts(found.layers * 9 + 2 + (not found.tied), found.parameters, dtypes, "LlamaForCausalLM", found.vocab,
-                 None, found.tied)
+    return Facts(
+        found.layers * 9 + 2 + (not found.tied),
+        found.parameters,
+        dtypes,
+        "LlamaForCausalLM",
+        found.vocab,
+        None,
+        found.tied,
+    )
 
 
 def look_at_state_dict(path: Path, read: Read, findings: Findings) -> Facts:
@@ -251,8 +301,12 @@ def look_at_state_dict(path: Path, read: Read, findings: Findings) -> Facts:
     tokenizer = tokenizer_of(path, findings) if path.is_dir() else None
     if tokenizer and name and rows is not None:
         check_tokenizer(tokenizer.file, tokenizer.size, rows, name, findings)
-    return replace(count(headers), vocab_size=rows, tokenizer_size=tokenizer.size if tokenizer else None,
-                   tied=None if name is None else head is None)
+    return replace(
+        count(headers),
+        vocab_size=rows,
+        tokenizer_size=tokenizer.size if tokenizer else None,
+        tied=None if name is None else head is None,
+    )
 
 
 def _distributed(path: Path, findings: Findings) -> dict[str, Header]:

@@ -60,8 +60,9 @@ def look_at_checkpoint(path: Path, read: Read, findings: Findings) -> Facts:
     if result is None and RESUMABLE in names_in(path):
         return Facts()  # `lingraft run` goes on from it, and makes the adapter
     if result is None:
-        findings.problem("not-found", f"{path} holds no adapter, model or DeepSpeed state",
-                         "use an earlier checkpoint", path)
+        findings.problem(
+            "not-found", f"{path} holds no adapter, model or DeepSpeed state", "use an earlier checkpoint", path
+        )
         return Facts()
     return look_at_result(result, read, findings)
 
@@ -97,8 +98,13 @@ def whole(folder: Path | None, read: Read) -> bool:
     return step_folder(folder) != folder
 
 
-def _choices(path: Path, checkpoints: tuple[Path, ...], state: Mapping[str, Any], read: Read, findings: Findings,
-             ) -> Iterator[tuple[Path, str]]:
+def _choices(
+    path: Path,
+    checkpoints: tuple[Path, ...],
+    state: Mapping[str, Any],
+    read: Read,
+    findings: Findings,
+) -> Iterator[tuple[Path, str]]:
     """Give what can be used, best first."""
     merged = [f for f in subfolders(path) if f.name.startswith("merged") and has_model(names_in(f)) and whole(f, read)]
     yield from ((folder, "the merged model") for folder in merged)
@@ -109,8 +115,12 @@ def _choices(path: Path, checkpoints: tuple[Path, ...], state: Mapping[str, Any]
             metric = f" (metric {state['best_metric']:.6g})" if isinstance(state.get("best_metric"), float) else ""
             yield result_in(best) or best, f"the best checkpoint by {STATE}{metric}"
         else:
-            findings.warn("not-found", f"{path / STATE} names {Path(str(named)).name} as the best checkpoint; it is "
-                          "gone or damaged", "use what is named instead, or copy that checkpoint back", best)
+            findings.warn(
+                "not-found",
+                f"{path / STATE} names {Path(str(named)).name} as the best checkpoint; it is gone or damaged",
+                "use what is named instead, or copy that checkpoint back",
+                best,
+            )
     names = names_in(path)
     if (has_adapter(names) or has_model(names)) and whole(path, read):
         yield path, "the final save at the top of the run"
@@ -123,8 +133,13 @@ def _choices(path: Path, checkpoints: tuple[Path, ...], state: Mapping[str, Any]
 
 def _results(path: Path) -> list[Path]:
     """List results beside the checkpoints: stages of our own (later first), then adapters, then models."""
-    found = [f for f in subfolders(path) if not CHECKPOINT.fullmatch(f.name) and f.name != "work"
-             and (has_adapter(names_in(f)) or has_model(names_in(f)))]
+    found = [
+        f
+        for f in subfolders(path)
+        if not CHECKPOINT.fullmatch(f.name)
+        and f.name != "work"
+        and (has_adapter(names_in(f)) or has_model(names_in(f)))
+    ]
 
     def rank(folder: Path) -> tuple[int, float]:
         stage = LATER_FIRST.index(folder.name) if folder.name in LATER_FIRST else len(LATER_FIRST)
@@ -148,14 +163,22 @@ def _damage(folder: Path, read: Read, findings: Findings) -> None:
     result = result_in(folder) if CHECKPOINT.fullmatch(folder.name) else folder
     names = names_in(result) if result else set()
     if result is None:
-        findings.problem("not-found", f"{folder} holds no adapter, model or DeepSpeed state: its save was interrupted",
-                         "delete it; an earlier checkpoint is whole", folder)
+        findings.problem(
+            "not-found",
+            f"{folder} holds no adapter, model or DeepSpeed state: its save was interrupted",
+            "delete it; an earlier checkpoint is whole",
+            folder,
+        )
     elif has_adapter(names):
         file = adapter_file(result)
         headers = read(file) if file else {}
         if file and not headers and not any(p.path == str(file) for p in findings.problems):
-            findings.problem("empty-tensor", f"{file} has {file.stat().st_size:,} bytes and holds no tensor",
-                             "use another checkpoint; ZeRO-3 needs its parameters gathered before saving", file)
+            findings.problem(
+                "empty-tensor",
+                f"{file} has {file.stat().st_size:,} bytes and holds no tensor",
+                "use another checkpoint; ZeRO-3 needs its parameters gathered before saving",
+                file,
+            )
         if file:
             note_empty(file, headers, findings)
     elif has_model(names):

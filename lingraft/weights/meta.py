@@ -29,8 +29,17 @@ NAME = "meta"
 PATTERN = re.compile(r"consolidated(?:\.(\d\d))?\.(?:pth|safetensors)")
 Cut = Literal["rows", "columns", "whole"]
 BY_COLUMNS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
-BY_ROWS = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight", HEAD,
-           "q_proj.bias", "k_proj.bias", "v_proj.bias")  # fmt: skip
+BY_ROWS = (
+    "q_proj.weight",
+    "k_proj.weight",
+    "v_proj.weight",
+    "gate_proj.weight",
+    "up_proj.weight",
+    HEAD,
+    "q_proj.bias",
+    "k_proj.bias",
+    "v_proj.bias",
+)
 
 
 def knows(path: Path) -> bool:
@@ -50,12 +59,19 @@ def read(path: Path) -> Checkpoint:
     _complain_of_gaps(path, files)
     params = read_json(path / "params.json")
     if missing := [key for key in ("dim", "n_layers", "n_heads") if not isinstance(params.get(key), int)]:
-        refuse("config-mismatch", f"{path / 'params.json'} does not say {', '.join(missing)}",
-               "restore params.json from its source", path / "params.json")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{path / 'params.json'} does not say {', '.join(missing)}",
+            "restore params.json from its source",
+            path / "params.json",
+        )
     shards = _open(files)
     _complain_of_shapes(path, shards, params)
-    entries = {hf: _joined(path, name, [shard[name] for shard in shards], params)
-               for name in shards[0] if (hf := _known(name, path)) is not None}  # fmt: skip
+    entries = {
+        hf: _joined(path, name, [shard[name] for shard in shards], params)
+        for name in shards[0]
+        if (hf := _known(name, path)) is not None
+    }
     weights = Lazy(entries)
     config = config_from(params, {name: entry.shape for name, entry in entries.items()})
     tied = HEAD not in entries or is_copy(weights)
@@ -87,8 +103,12 @@ def _complain_of_gaps(path: Path, files: Sequence[Path]) -> None:
 
 
 def _refuse_missing(path: Path, missing: Sequence[str], total: int) -> None:
-    refuse("missing-shard", f"{path} has {total - len(missing)} of {total} shards; missing: {', '.join(missing)}",
-           "download the missing shards into the same folder", path / missing[0])  # fmt: skip
+    refuse(
+        "missing-shard",
+        f"{path} has {total - len(missing)} of {total} shards; missing: {', '.join(missing)}",
+        "download the missing shards into the same folder",
+        path / missing[0],
+    )
 
 
 def _open(files: Sequence[Path]) -> list[dict[str, Entry]]:
@@ -108,8 +128,13 @@ def _complain_of_shapes(path: Path, shards: Sequence[Mapping[str, Entry]], param
     names = set(shards[0])
     for number, shard in enumerate(shards):
         if odd := sorted(names ^ set(shard)):
-            refuse("corrupt-file", f"{path}: shard {number} and shard 0 differ in the tensors they hold: {odd[0]} …",
-                   "download all shards from one place", path, odd[0])  # fmt: skip
+            refuse(
+                "corrupt-file",
+                f"{path}: shard {number} and shard 0 differ in the tensors they hold: {odd[0]} …",
+                "download all shards from one place",
+                path,
+                odd[0],
+            )
     output = shards[0].get("layers.0.attention.wo.weight")
     if output is None or "tok_embeddings.weight" not in names:
         refuse("unknown-format", f"{path} holds no Llama in Meta's names", "run `lingraft inspect` on it", path)
@@ -122,8 +147,13 @@ def _complain_of_shapes(path: Path, shards: Sequence[Mapping[str, Entry]], param
 def _known(name: str, path: Path) -> str | None:
     hf = hf_name(name)
     if hf is None:
-        refuse("unknown-format", f"{path}: tensor {name} has no place in a Llama", "run `lingraft inspect` on it",
-               path, name)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path}: tensor {name} has no place in a Llama",
+            "run `lingraft inspect` on it",
+            path,
+            name,
+        )
     return hf
 
 
@@ -145,9 +175,13 @@ def _joined(path: Path, name: str, parts: Sequence[Entry], params: Mapping[str, 
     axis = 0 if cut == "rows" else 1
     rest = {part.shape[:axis] + part.shape[axis + 1 :] for part in parts}
     if len(rest) > 1 or len({part.dtype for part in parts}) > 1:
-        refuse("corrupt-file", f"{path}: the shards of {name} do not fit together: "
-               f"{', '.join(str(list(part.shape)) for part in parts)}", "download all shards from one place",
-               path, name)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{path}: the shards of {name} do not fit together: {', '.join(str(list(part.shape)) for part in parts)}",
+            "download all shards from one place",
+            path,
+            name,
+        )
     return _paired(hf, (_below if axis == 0 else _beside)(parts), params)
 
 

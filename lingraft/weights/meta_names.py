@@ -9,16 +9,30 @@ from typing import Any
 from lingraft.problems import refuse
 from lingraft.weights.rotary import theta_and_scaling
 
-OUTER = {"tok_embeddings.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight",
-         "output.weight": "lm_head.weight"}  # fmt: skip
+OUTER = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 INNER = {
-    "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj", "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-}  # fmt: skip
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
 UNUSED = ("rope.freqs", "freqs_cis")  # buffers that Meta's first releases saved along
-LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                  "original_max_position_embeddings": 8192}  # fmt: skip
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def hf_name(name: str) -> str | None:
@@ -44,14 +58,20 @@ def config_from(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
     vocab, _ = shapes["model.embed_tokens.weight"]
     width = int(params["dim"])
     config: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
-        "hidden_size": width, "num_hidden_layers": int(params["n_layers"]), "num_attention_heads": heads,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": width,
+        "num_hidden_layers": int(params["n_layers"]),
+        "num_attention_heads": heads,
         "num_key_value_heads": int(params.get("n_kv_heads") or heads),
         "intermediate_size": shapes["model.layers.0.mlp.gate_proj.weight"][0],
-        "rms_norm_eps": params.get("norm_eps", 1e-5), "rope_theta": params.get("rope_theta", 10000.0),
-        "vocab_size": vocab, "max_position_embeddings": _context(params),
+        "rms_norm_eps": params.get("norm_eps", 1e-5),
+        "rope_theta": params.get("rope_theta", 10000.0),
+        "vocab_size": vocab,
+        "max_position_embeddings": _context(params),
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in shapes,
-    }  # fmt: skip
+    }
     head_dim = shapes["model.layers.0.self_attn.q_proj.weight"][0] // heads
     if head_dim * heads != width:
         config["head_dim"] = head_dim
@@ -65,10 +85,15 @@ def config_from(params: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 
 def unsaid(params: Mapping[str, Any]) -> frozenset[str]:
     """Name the fields of `config_from` that params.json does not tell: what Meta's code takes by itself."""
-    sources = {"rms_norm_eps": "norm_eps", "rope_theta": "rope_theta", "max_position_embeddings": "max_seq_len",
-               "rope_scaling": "rope_scaling_factor"}  # fmt: skip
+    sources = {
+        "rms_norm_eps": "norm_eps",
+        "rope_theta": "rope_theta",
+        "max_position_embeddings": "max_seq_len",
+        "rope_scaling": "rope_scaling_factor",
+    }
     return frozenset({"hidden_act", "bos_token_id", "eos_token_id"}) | {
-        name for name, key in sources.items() if not params.get(key)}  # fmt: skip
+        name for name, key in sources.items() if not params.get(key)
+    }
 
 
 def _usual_factor(width: int) -> float:
@@ -93,8 +118,13 @@ def params_from(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     theta, scaling = theta_and_scaling(config)
     heads = config["num_attention_heads"]
-    params: dict[str, Any] = {"dim": config["hidden_size"], "n_layers": config["num_hidden_layers"], "n_heads": heads,
-                              "vocab_size": config["vocab_size"], "norm_eps": config.get("rms_norm_eps", 1e-6)}
+    params: dict[str, Any] = {
+        "dim": config["hidden_size"],
+        "n_layers": config["num_hidden_layers"],
+        "n_heads": heads,
+        "vocab_size": config["vocab_size"],
+        "norm_eps": config.get("rms_norm_eps", 1e-6),
+    }
     if theta != 10000.0:
         params["rope_theta"] = theta
     if (kv := config.get("num_key_value_heads") or heads) != heads:

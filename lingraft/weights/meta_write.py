@@ -41,8 +41,9 @@ class _Piece:
         return {"rows": (size, *rest), "columns": (rows, size), "whole": self.entry.shape}[self.cut]
 
 
-def write(checkpoint: Checkpoint, out: Path, shards: int = 1,
-          progress: Callable[[int], object] | None = None) -> dict[str, Any]:  # fmt: skip
+def write(
+    checkpoint: Checkpoint, out: Path, shards: int = 1, progress: Callable[[int], object] | None = None
+) -> dict[str, Any]:
     """Write ``shards`` consolidated files, params.json and the tokenizer into the existing folder ``out``.
 
     Returns {"shards"}.
@@ -50,8 +51,12 @@ def write(checkpoint: Checkpoint, out: Path, shards: int = 1,
     """
     config = checkpoint.config
     if config.get("model_type") not in ("llama", "mistral"):
-        refuse("unknown-format", f"{checkpoint.path}: Meta's format holds Llamas, not {config.get('model_type')!r}",
-               "convert to hf or gguf", checkpoint.path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{checkpoint.path}: Meta's format holds Llamas, not {config.get('model_type')!r}",
+            "convert to hf or gguf",
+            checkpoint.path,
+        )
     require_config(config, checkpoint.tensors, checkpoint.path)
     pieces = _pieces(checkpoint, shards)
     with ExitStack() as stack:
@@ -74,15 +79,23 @@ def _pieces(checkpoint: Checkpoint, shards: int) -> dict[str, _Piece]:
     config, weights = checkpoint.config, checkpoint.tensors
     heads = config["num_attention_heads"]
     kv = config.get("num_key_value_heads") or heads
-    _check_cuts(checkpoint.path, shards, {"attention heads": heads, "key/value heads": kv,
-                                          "feed-forward rows": config["intermediate_size"]})  # fmt: skip
+    _check_cuts(
+        checkpoint.path,
+        shards,
+        {"attention heads": heads, "key/value heads": kv, "feed-forward rows": config["intermediate_size"]},
+    )
     names = [name for name in weights if not is_buffer(name)]
     pieces = {}
     for name in names + ([HEAD] if HEAD not in weights else []):
         meta = meta_name(name)
         if meta is None:
-            refuse("unknown-format", f"tensor {name} has no place in Meta's format", "convert to hf or gguf",
-                   checkpoint.path, name)  # fmt: skip
+            refuse(
+                "unknown-format",
+                f"tensor {name} has no place in Meta's format",
+                "convert to hf or gguf",
+                checkpoint.path,
+                name,
+            )
         entry = header(weights, name if name in weights else EMBEDDING)  # Meta's code has no tied head
         if ".q_proj." in name or ".k_proj." in name:
             entry = reordered(entry, pairs_from_hf(entry.shape[0], heads if ".q_proj." in name else kv))
@@ -97,8 +110,12 @@ def _pieces(checkpoint: Checkpoint, shards: int) -> dict[str, _Piece]:
 def _check_cuts(path: Path, shards: int, widths: Mapping[str, int]) -> None:
     for what, count in widths.items():
         if shards < 1 or count % shards:
-            refuse("config-mismatch", f"{count} {what} cannot be cut into {shards} shards",
-                   "choose a number of shards that divides it", path)  # fmt: skip
+            refuse(
+                "config-mismatch",
+                f"{count} {what} cannot be cut into {shards} shards",
+                "choose a number of shards that divides it",
+                path,
+            )
 
 
 def _write_piece(name: str, piece: _Piece, files: Sequence[TorchZip], progress: Callable[[int], object] | None) -> None:

@@ -44,8 +44,12 @@ def read_pickle(path: Path) -> PickleHeader:
         first = file.read(20)
         file.seek(0)
         if first.startswith(b"version https://"):
-            refuse("lfs-pointer", f"{path} is a Git LFS pointer of {size} bytes, not the weights",
-                   "run `git lfs pull` in that repository, or download the file itself", path)  # fmt: skip
+            refuse(
+                "lfs-pointer",
+                f"{path} is a Git LFS pointer of {size} bytes, not the weights",
+                "run `git lfs pull` in that repository, or download the file itself",
+                path,
+            )
         try:
             if first.startswith(b"PK"):
                 return _zip(path, file, size)
@@ -57,8 +61,12 @@ def read_pickle(path: Path) -> PickleHeader:
             _broken(path, error)
     if first.startswith(b"\x80"):
         return _bare(path)
-    return refuse("corrupt-file", f"{path} ({size:,} bytes) is no torch file" + (": it is empty" if not size else ""),
-                  "download the file again", path)  # fmt: skip
+    return refuse(
+        "corrupt-file",
+        f"{path} ({size:,} bytes) is no torch file" + (": it is empty" if not size else ""),
+        "download the file again",
+        path,
+    )
 
 
 def read_part(path: Path, begin: int, length: int) -> PickleHeader:
@@ -68,8 +76,12 @@ def read_part(path: Path, begin: int, length: int) -> PickleHeader:
     """
     with path.open("rb") as file:
         if begin < 0 or length < 0 or begin + length > path.stat().st_size:
-            refuse("truncated-file", f"{path} has {path.stat().st_size:,} of {begin + length:,} bytes",
-                   "download the file again", path)  # fmt: skip
+            refuse(
+                "truncated-file",
+                f"{path} has {path.stat().st_size:,} of {begin + length:,} bytes",
+                "download the file again",
+                path,
+            )
         try:
             found = _zip(path, _Window(file, begin, length), length)
         except Refusal:
@@ -113,28 +125,45 @@ def _zip(path: Path, file: IO[bytes] | _Window, size: int) -> PickleHeader:
         _cut(path, file, size)
     with archive:
         if locked := next((item.filename for item in archive.infolist() if item.flag_bits & ENCRYPTED), None):
-            refuse("unreadable", f"{path} is an encrypted archive: {locked} asks for a password",
-                   "decrypt it first, with its owner's password", path)  # fmt: skip
+            refuse(
+                "unreadable",
+                f"{path} is an encrypted archive: {locked} asks for a password",
+                "decrypt it first, with its owner's password",
+                path,
+            )
         name = next((n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl"), None)
         if name is None:
             refuse("corrupt-file", f"{path} is a zip archive without torch's data.pkl", "check what it is", path)
         if archive.getinfo(name).file_size > LONGEST:
-            refuse("corrupt-file", f"{path}: data.pkl says it has {archive.getinfo(name).file_size:,} bytes",
-                   "download the file again", path)  # fmt: skip
+            refuse(
+                "corrupt-file",
+                f"{path}: data.pkl says it has {archive.getinfo(name).file_size:,} bytes",
+                "download the file again",
+                path,
+            )
         reader = Reader(io.BytesIO(archive.read(name)))
         content = reader.load()
         inside = name.removesuffix("data.pkl") + "data/"
-        held = {item.filename.removeprefix(inside): item.file_size for item in archive.infolist()
-                if item.filename.startswith(inside)}  # fmt: skip
+        held = {
+            item.filename.removeprefix(inside): item.file_size
+            for item in archive.infolist()
+            if item.filename.startswith(inside)
+        }
         if archive_text(archive, name, "byteorder") == "big":
             refuse("unknown-format", f"{path} was saved on a big-endian machine", "convert it there", path)
         for key, nbytes in reader.storages.items():
             if held.get(key, -1) < nbytes:
-                refuse("corrupt-file", f"{path}: storage {key} has {max(held.get(key, 0), 0):,} of {nbytes:,} bytes",
-                       "download the file again", path)  # fmt: skip
-        places = {item.filename.removeprefix(inside): (_data_start(file, item), item.file_size)
-                  for item in archive.infolist()
-                  if item.filename.startswith(inside) and item.compress_type == zipfile.ZIP_STORED}  # fmt: skip
+                refuse(
+                    "corrupt-file",
+                    f"{path}: storage {key} has {max(held.get(key, 0), 0):,} of {nbytes:,} bytes",
+                    "download the file again",
+                    path,
+                )
+        places = {
+            item.filename.removeprefix(inside): (_data_start(file, item), item.file_size)
+            for item in archive.infolist()
+            if item.filename.startswith(inside) and item.compress_type == zipfile.ZIP_STORED
+        }
         if any(begin + nbytes > size for begin, nbytes in places.values()):
             raise ValueError("a storage that reaches beyond the end of the file")
     return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()), places)
@@ -183,8 +212,12 @@ def _legacy(path: Path, file: IO[bytes], size: int) -> PickleHeader:
         at += 8 + nbytes
     needed = at
     if size < needed:
-        refuse("truncated-file", f"{path} has {size:,} of {needed:,} bytes: {needed - size:,} are missing",
-               "download the file again", path)  # fmt: skip
+        refuse(
+            "truncated-file",
+            f"{path} has {size:,} of {needed:,} bytes: {needed - size:,} are missing",
+            "download the file again",
+            path,
+        )
     return PickleHeader(content, frozenset(reader.strange), sum(reader.storages.values()), places)
 
 
@@ -202,8 +235,12 @@ def _bare(path: Path) -> PickleHeader:
 
 def _broken(path: Path, error: Exception) -> NoReturn:
     code = isinstance(error, EOFError) or "truncated" in str(error) or "Ran out of input" in str(error)
-    refuse("truncated-file" if code else "corrupt-file", f"{path} cannot be read: {error or type(error).__name__}",
-           "download the file again", path)  # fmt: skip
+    refuse(
+        "truncated-file" if code else "corrupt-file",
+        f"{path} cannot be read: {error or type(error).__name__}",
+        "download the file again",
+        path,
+    )
 
 
 def sketches(content: Any, prefix: str = "") -> Iterator[tuple[str, Sketch]]:

@@ -56,8 +56,12 @@ def map_file(path: Path) -> mmap.mmap:
 def _refuse_strange(path: Path, strange: frozenset[str]) -> None:
     if strange:
         names = ", ".join(sorted(strange)[:5])
-        refuse("unsafe-pickle", f"{path} names {names}: code beyond tensors, which an ordinary load "
-               "would run; nothing of it was run here", "ask its author for a .safetensors file", path)  # fmt: skip
+        refuse(
+            "unsafe-pickle",
+            f"{path} names {names}: code beyond tensors, which an ordinary load would run; nothing of it was run here",
+            "ask its author for a .safetensors file",
+            path,
+        )
 
 
 def read_file(path: Path) -> Lazy:
@@ -73,8 +77,10 @@ def state_dict(content: Any, path: Path) -> dict[str, Entry]:
     for _ in range(3):  # {"state_dict": {"model": {…}}}
         if isinstance(content, Mapping) and not any(isinstance(value, Entry) for value in content.values()):
             held = [value for value in content.values() if _holds_tensors(value)]  # under whatever key, if it is one
-            content = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)),
-                           held[0] if len(held) == 1 else content)  # fmt: skip
+            content = next(
+                (content[key] for key in NESTED if isinstance(content.get(key), Mapping)),
+                held[0] if len(held) == 1 else content,
+            )
     entries = {str(k): v for k, v in content.items() if isinstance(v, Entry)} if isinstance(content, Mapping) else {}
     if not entries:
         refuse("unknown-format", f"{path} holds no tensors by name", "run `lingraft inspect` on its folder", path)

@@ -29,8 +29,11 @@ def pairs_from_hf(rows: int, heads: int) -> Tensor:
 
 def _check(rows: int, heads: int) -> None:
     if heads < 1 or rows % (2 * heads):
-        refuse("config-mismatch", f"{rows} rows of q or k cannot be {heads} heads of an even width",
-               "restore the config that belongs to these weights")  # fmt: skip
+        refuse(
+            "config-mismatch",
+            f"{rows} rows of q or k cannot be {heads} heads of an even width",
+            "restore the config that belongs to these weights",
+        )
 
 
 def reordered(entry: Entry, index: Tensor) -> Entry:

@@ -22,11 +22,23 @@ from lingraft.weights.safetensors_header import read_listing
 from lingraft.weights.tensors import Entry, Lazy, Tensor
 
 DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+}
 DTYPE_NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -56,8 +68,12 @@ def read_file(path: Path) -> Lazy:
         return Lazy({})
     with path.open("rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    return Lazy({name: Entry(dtype, shape, _reader(mapped, dtype, shape, begin))
-                 for name, (dtype, shape, begin, _) in head.tensors.items()})  # fmt: skip
+    return Lazy(
+        {
+            name: Entry(dtype, shape, _reader(mapped, dtype, shape, begin))
+            for name, (dtype, shape, begin, _) in head.tensors.items()
+        }
+    )
 
 
 def _reader(mapped: mmap.mmap, dtype: torch.dtype, shape: tuple[int, ...], begin: int) -> Any:

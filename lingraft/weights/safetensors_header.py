@@ -17,9 +17,23 @@ from typing import Any
 from lingraft.problems import refuse
 
 ITEMSIZES: dict[str, int] = {
-    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-    "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8, "U16": 2, "U32": 4, "U64": 8,
-}  # fmt: skip
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "C64": 8,
+    "U16": 2,
+    "U32": 4,
+    "U64": 8,
+}
 LONGEST = 100_000_000  # bytes of header; the reference implementation has the same limit
 
 
@@ -53,19 +67,35 @@ def read_listing(path: Path) -> Listing:
     with path.open("rb") as file:
         first = file.read(8)
         if first.startswith(b"version "):
-            refuse("lfs-pointer", f"{path} is a Git LFS pointer of {size} bytes, not the weights",
-                   "run `git lfs pull` in that repository, or download the file itself", path)  # fmt: skip
+            refuse(
+                "lfs-pointer",
+                f"{path} is a Git LFS pointer of {size} bytes, not the weights",
+                "run `git lfs pull` in that repository, or download the file itself",
+                path,
+            )
         if len(first) < 8:
-            refuse("truncated-file", f"{path} has {size} bytes; a safetensors header needs at least 8",
-                   "download the file again", path)  # fmt: skip
+            refuse(
+                "truncated-file",
+                f"{path} has {size} bytes; a safetensors header needs at least 8",
+                "download the file again",
+                path,
+            )
         (length,) = struct.unpack("<Q", first)
         if length > LONGEST or length < 2:
-            refuse("corrupt-file", f"{path} does not begin with a safetensors header (length {length:,})",
-                   "download the file again, or convert it if it is another format", path)  # fmt: skip
+            refuse(
+                "corrupt-file",
+                f"{path} does not begin with a safetensors header (length {length:,})",
+                "download the file again, or convert it if it is another format",
+                path,
+            )
         raw = file.read(length)
     if len(raw) < length:
-        refuse("truncated-file", f"{path} ends inside its header: {size:,} bytes of at least {8 + length:,}",
-               "download the file again", path)  # fmt: skip
+        refuse(
+            "truncated-file",
+            f"{path} ends inside its header: {size:,} bytes of at least {8 + length:,}",
+            "download the file again",
+            path,
+        )
     try:
         return _parse(json.loads(raw), 8 + length, path, size)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -82,8 +112,14 @@ def _parse(listing: dict[str, Any], start: int, path: Path, size: int) -> Listin
         end = span.end
     if size < end:
         cut = sorted(name for name, span in tensors.items() if span.end > size)
-        refuse("truncated-file", f"{path} has {size:,} of {end:,} bytes: {end - size:,} are missing, "
-               f"from {cut[0]} on ({len(cut)} of {len(tensors)} tensors)", "download the file again", path, cut[0])
+        refuse(
+            "truncated-file",
+            f"{path} has {size:,} of {end:,} bytes: {end - size:,} are missing, "
+            f"from {cut[0]} on ({len(cut)} of {len(tensors)} tensors)",
+            "download the file again",
+            path,
+            cut[0],
+        )
     if size > end:
         raise ValueError(f"{size - end:,} bytes follow the last tensor")
     return Listing(tensors, metadata, end)

@@ -67,6 +67,13 @@ def told_to_transformers(content: bytes) -> dict[str, Any]:
     spec = model.trainer_spec
     if spec.model_type != pb2.TrainerSpec.BPE:
         return {}
-    return {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": spec.bos_id >= 0,
-            "add_eos_token": False, "add_prefix_space": model.normalizer_spec.add_dummy_prefix,
-            "bos_token": spec.bos_piece, "eos_token": spec.eos_piece, "unk_token": spec.unk_piece}  # fmt: skip
+    return {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": False,
+        "add_bos_token": spec.bos_id >= 0,
+        "add_eos_token": False,
+        "add_prefix_space": model.normalizer_spec.add_dummy_prefix,
+        "bos_token": spec.bos_piece,
+        "eos_token": spec.eos_piece,
+        "unk_token": spec.unk_piece,
+    }

@@ -73,9 +73,12 @@ def _numbered(folder: Path, files: list[Path], findings: Findings) -> Shards:
 def _present(folder: Path, names: list[str], who: str, findings: Findings, index: Path | None) -> Shards:
     missing = tuple(name for name in names if not (folder / name).is_file())
     if missing:
-        findings.problem("missing-shard", f"{folder}: {who} {len(names)} files; {len(missing)} are missing: "
-                         f"{', '.join(missing)}", "download the missing shards into the same folder",
-                         folder / missing[0])
+        findings.problem(
+            "missing-shard",
+            f"{folder}: {who} {len(names)} files; {len(missing)} are missing: {', '.join(missing)}",
+            "download the missing shards into the same folder",
+            folder / missing[0],
+        )
     return Shards(tuple(folder / name for name in names if name not in missing), missing, index)
 
 
@@ -97,14 +100,22 @@ def check_index(shards: Shards, read: Read, findings: Findings) -> None:
         return  # a damaged shard is told by itself
     absent = sorted(name for name in weight_map if name not in held)
     if absent:
-        findings.problem("corrupt-file", f"{shards.index} names {len(absent)} tensors that no shard holds: "
-                                         f"{few(absent)}",
-                         "download the shards and the index from one version of the repository", shards.index,
-                         absent[0])
+        findings.problem(
+            "corrupt-file",
+            f"{shards.index} names {len(absent)} tensors that no shard holds: {few(absent)}",
+            "download the shards and the index from one version of the repository",
+            shards.index,
+            absent[0],
+        )
     moved = sorted(name for name, file in held.items() if weight_map.get(name, file) != file or name not in weight_map)
     if moved:
-        findings.warn("corrupt-file", f"{shards.index}: {len(moved)} tensors lie elsewhere than it says: {few(moved)}",
-                      "write the model again, or repair the index", shards.index, moved[0])
+        findings.warn(
+            "corrupt-file",
+            f"{shards.index}: {len(moved)} tensors lie elsewhere than it says: {few(moved)}",
+            "write the model again, or repair the index",
+            shards.index,
+            moved[0],
+        )
     _check_total(shards.index, listing, sum(h.nbytes for file in shards.files for h in read(file).values()), findings)
 
 
@@ -112,8 +123,12 @@ def _check_total(index: Path, listing: Mapping[str, object], total: int, finding
     metadata = listing.get("metadata")
     said = metadata.get("total_size") if isinstance(metadata, dict) else None
     if isinstance(said, int | float) and int(said) != total:
-        findings.warn("corrupt-file", f"{index} says total_size {int(said):,}; the tensors have {total:,} bytes",
-                      "nothing that loads the model reads it; write the model again to repair it", index)
+        findings.warn(
+            "corrupt-file",
+            f"{index} says total_size {int(said):,}; the tensors have {total:,} bytes",
+            "nothing that loads the model reads it; write the model again to repair it",
+            index,
+        )
 
 
 def few(names: list[str], most: int = 4) -> str:

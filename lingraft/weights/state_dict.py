@@ -39,8 +39,13 @@ def read(path: Path) -> Checkpoint:
             found, told = _open(file)
             arguments |= told
             if twice := sorted(entries.keys() & found.keys()):
-                refuse("corrupt-file", f"{file} holds {twice[0]}, which another file of {path} holds, too",
-                       "name the file that you mean, not the folder", file, twice[0])  # fmt: skip
+                refuse(
+                    "corrupt-file",
+                    f"{file} holds {twice[0]}, which another file of {path} holds, too",
+                    "name the file that you mean, not the folder",
+                    file,
+                    twice[0],
+                )
             entries.update(found)
         except Refusal as refusal:
             findings.absorb(refusal)
@@ -48,8 +53,14 @@ def read(path: Path) -> Checkpoint:
     folder = path if path.is_dir() else path.parent
     beside = read_config(folder)
     config = beside or _config_of(arguments, entries)
-    return Checkpoint(path, NAME, Lazy(_in_hf_layout(path, entries, config)), config, side_files(folder),
-                      unsaid=frozenset() if beside else meta_names.unsaid(arguments))  # fmt: skip
+    return Checkpoint(
+        path,
+        NAME,
+        Lazy(_in_hf_layout(path, entries, config)),
+        config,
+        side_files(folder),
+        unsaid=frozenset() if beside else meta_names.unsaid(arguments),
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -97,8 +108,16 @@ def _in_hf_layout(path: Path, entries: Mapping[str, Entry], config: Mapping[str,
         return found
     heads, kv = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if not isinstance(heads, int):
-        refuse("unknown-format", f"{path} has Meta's names, and nothing tells the number of heads that they are cut by",
-               "put params.json beside consolidated.00.pth, or run `lingraft adopt`", path)  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{path} has Meta's names, and nothing tells the number of heads that they are cut by",
+            "put params.json beside consolidated.00.pth, or run `lingraft adopt`",
+            path,
+        )
     count = {"q_proj": heads, "k_proj": kv if isinstance(kv, int) else heads}
-    return {name: reordered(entry, hf_from_pairs(entry.shape[0], count[name.split(".")[-2]]))
-            if name.split(".")[-2] in count else entry for name, entry in found.items()}  # fmt: skip
+    return {
+        name: reordered(entry, hf_from_pairs(entry.shape[0], count[name.split(".")[-2]]))
+        if name.split(".")[-2] in count
+        else entry
+        for name, entry in found.items()
+    }

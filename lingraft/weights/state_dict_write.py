@@ -17,8 +17,11 @@ BLOCK = 32 << 20
 def write(weights: Weights, out: Path, suffix: str, progress: Callable[[int], object] | None = None) -> None:
     """Write every tensor to ``out`` in the container that ``suffix`` names. Error: `unknown-format` for others."""
     if suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        refuse("unknown-format", f"{suffix!r} names no container for bare weights",
-               "let the output end in .safetensors, .pt, .pth or .bin")  # fmt: skip
+        refuse(
+            "unknown-format",
+            f"{suffix!r} names no container for bare weights",
+            "let the output end in .safetensors, .pt, .pth or .bin",
+        )
     plan = {name: Planned(header(weights, name).dtype, header(weights, name).shape) for name in weights}
     if suffix == ".safetensors":
         with out.open("wb") as file:
@@ -32,8 +35,9 @@ def write(weights: Weights, out: Path, suffix: str, progress: Callable[[int], ob
                 _stream(weights, name, member.write, progress)
 
 
-def _stream(weights: Weights, name: str, sink: Callable[[memoryview], object],
-            progress: Callable[[int], object] | None) -> None:  # fmt: skip
+def _stream(
+    weights: Weights, name: str, sink: Callable[[memoryview], object], progress: Callable[[int], object] | None
+) -> None:
     entry = header(weights, name)
     for start, stop in row_blocks(entry.shape, entry.dtype.itemsize, BLOCK):
         data = raw_bytes(entry.read(start, stop))

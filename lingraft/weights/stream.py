@@ -35,8 +35,9 @@ LARGE = 256 << 20  # bytes from which on a model is written past the page cache;
 Shard = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
-def write_shards(weights: Weights, shards: Sequence[tuple[Path, Shard]],
-                 progress: Callable[[int], object] | None = None) -> list[str]:  # fmt: skip
+def write_shards(
+    weights: Weights, shards: Sequence[tuple[Path, Shard]], progress: Callable[[int], object] | None = None
+) -> list[str]:
     """Write safetensors files and return the fingerprint's line of every tensor; all files are on disk at the end."""
     lines = []
     large = sum(prod(shape) * dtype.itemsize for _, shard in shards for dtype, shape in shard.values()) >= LARGE

@@ -20,8 +20,10 @@ def is_copy(weights: Weights, one: str = HEAD, other: str = EMBEDDING) -> bool:
     a, b = header(weights, one), header(weights, other)
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
-    return all(torch.equal(a.read(start, stop).view(torch.uint8), b.read(start, stop).view(torch.uint8))
-               for start, stop in row_blocks(a.shape, a.dtype.itemsize, BLOCK))  # fmt: skip
+    return all(
+        torch.equal(a.read(start, stop).view(torch.uint8), b.read(start, stop).view(torch.uint8))
+        for start, stop in row_blocks(a.shape, a.dtype.itemsize, BLOCK)
+    )
 
 
 def drop_tied_head(weights: Weights, config: Mapping[str, Any]) -> Iterable[str]:

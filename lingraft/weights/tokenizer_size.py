@@ -57,8 +57,12 @@ def size_of_file(file: Path) -> int:
 def _compare(counted: list[Tokenizer], findings: Findings) -> None:
     if len({item.size for item in counted}) > 1:
         told = ", ".join(f"{item.file.name} has {item.size:,} tokens" for item in counted)
-        findings.warn("tokenizer-mismatch", f"{counted[0].file.parent}: {told}; {counted[0].file.name} is loaded",
-                      "delete or regenerate the stale file", counted[0].file)  # fmt: skip
+        findings.warn(
+            "tokenizer-mismatch",
+            f"{counted[0].file.parent}: {told}; {counted[0].file.name} is loaded",
+            "delete or regenerate the stale file",
+            counted[0].file,
+        )
 
 
 def added_ids(folder: Path, findings: Findings) -> int:
@@ -99,8 +103,12 @@ def _sentencepiece(file: Path) -> int:
         return int(processor.GetPieceSize())
     except (RuntimeError, OSError) as error:
         why = str(error).strip().splitlines()
-        refuse("corrupt-file", f"{file} is no SentencePiece model: {why[-1] if why else 'it cannot be parsed'}",
-               "download the file again", file)  # fmt: skip
+        refuse(
+            "corrupt-file",
+            f"{file} is no SentencePiece model: {why[-1] if why else 'it cannot be parsed'}",
+            "download the file again",
+            file,
+        )
 
 
 def _is_tiktoken(file: Path) -> bool:
@@ -127,7 +135,12 @@ def _tekken(file: Path) -> int:
 
 
 READERS = {
-    "tokenizer.json": _fast, "tokenizer.model": _sentencepiece, "spiece.model": _sentencepiece,
-    "sentencepiece.bpe.model": _sentencepiece, "vocab.json": _vocab_json, "vocab.txt": _lines, "tekken.json": _tekken,
+    "tokenizer.json": _fast,
+    "tokenizer.model": _sentencepiece,
+    "spiece.model": _sentencepiece,
+    "sentencepiece.bpe.model": _sentencepiece,
+    "vocab.json": _vocab_json,
+    "vocab.txt": _lines,
+    "tekken.json": _tekken,
     "tokenizer.tiktoken": _lines,
-}  # fmt: skip
+}

@@ -14,23 +14,59 @@ from typing import IO, Any, NamedTuple
 from lingraft.weights.safetensors_header import ITEMSIZES
 
 STORAGES = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
-    "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "Float8_e4m3fnStorage": "F8_E4M3",
-    "Float8_e5m2Storage": "F8_E5M2", "UntypedStorage": "U8",
-}  # fmt: skip
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "ShortStorage": "I16",
+    "CharStorage": "I8",
+    "ByteStorage": "U8",
+    "BoolStorage": "BOOL",
+    "ComplexFloatStorage": "C64",
+    "Float8_e4m3fnStorage": "F8_E4M3",
+    "Float8_e5m2Storage": "F8_E5M2",
+    "UntypedStorage": "U8",
+}
 DTYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
-    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "complex64": "C64", "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2", "uint16": "U16", "uint32": "U32", "uint64": "U64",
-}  # fmt: skip
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+}
 PLAIN = {
-    ("torch", "device"), ("torch", "Tensor"), ("torch.serialization", "_get_layout"), ("collections", "defaultdict"),
-    ("_codecs", "encode"), ("numpy", "dtype"), ("numpy", "ndarray"), ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"), ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"), ("collections", "Counter"), ("builtins", "set"), ("builtins", "int"),
-    ("builtins", "float"), ("builtins", "bytearray"), ("__builtin__", "set"), ("argparse", "Namespace"),
-}  # fmt: skip
+    ("torch", "device"),
+    ("torch", "Tensor"),
+    ("torch.serialization", "_get_layout"),
+    ("collections", "defaultdict"),
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("collections", "Counter"),
+    ("builtins", "set"),
+    ("builtins", "int"),
+    ("builtins", "float"),
+    ("builtins", "bytearray"),
+    ("__builtin__", "set"),
+    ("argparse", "Namespace"),
+}
 
 
 class Storage(NamedTuple):
@@ -126,8 +162,9 @@ def _tensor(storage: Storage, offset: int, size: Any, stride: Any = (), *_: obje
     return _checked(storage, storage.dtype, offset, size, stride)
 
 
-def _typed(storage: Storage, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: str,
-           *_: object) -> Sketch:  # fmt: skip
+def _typed(
+    storage: Storage, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: str, *_: object
+) -> Sketch:
     return _checked(storage, dtype, offset, size, stride)
 
 
@@ -146,6 +183,9 @@ def _same(data: Any, *_: object) -> Any:
 
 
 _REBUILD: dict[str, Callable[..., Any]] = {
-    "_rebuild_tensor": _tensor, "_rebuild_tensor_v2": _tensor, "_rebuild_tensor_v3": _typed,
-    "_rebuild_parameter": _same, "_rebuild_parameter_with_state": _same,
-}  # fmt: skip
+    "_rebuild_tensor": _tensor,
+    "_rebuild_tensor_v2": _tensor,
+    "_rebuild_tensor_v3": _typed,
+    "_rebuild_parameter": _same,
+    "_rebuild_parameter_with_state": _same,
+}

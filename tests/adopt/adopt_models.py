@@ -11,8 +11,14 @@ import pytest
 
 from lingraft.problems import Findings, Refusal
 
-COMMON = {"vocab_size": 400, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
-          "num_attention_heads": 4, "max_position_embeddings": 128}  # fmt: skip
+COMMON = {
+    "vocab_size": 400,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 KV = {**COMMON, "num_key_value_heads": 2}
 CLASSES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaForCausalLM", {**KV, "rms_norm_eps": 1e-5}),
@@ -25,9 +31,11 @@ CLASSES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", {"vocab_size": 400, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     "gpt_neox": ("GPTNeoXForCausalLM", COMMON),
     "bert": ("BertForMaskedLM", COMMON),
-    "roberta": ("RobertaForMaskedLM", {**COMMON, "max_position_embeddings": 130, "type_vocab_size": 1,
-                                        "layer_norm_eps": 1e-5}),
-}  # fmt: skip
+    "roberta": (
+        "RobertaForMaskedLM",
+        {**COMMON, "max_position_embeddings": 130, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+    ),
+}
 
 
 def save(kind: str, folder: Path, **changes: Any) -> dict[str, Any]:

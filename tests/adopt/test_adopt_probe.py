@@ -43,8 +43,9 @@ def copy(source: Path, folder: Path, **wrong: Any) -> Path:
 def test_every_field_of_a_real_model_comes_back_from_its_weights(stories: Path, tmp_path: Path) -> None:
     answer = adopt(copy(stories, tmp_path / "bare"), tmp_path / "out", findings=Findings())
     wanted = json.loads((stories / "config.json").read_text())
-    assert {k: answer["config"][k] for k in wanted if k != "architectures"} == \
-        {k: wanted[k] for k in wanted if k != "architectures"}  # fmt: skip
+    assert {k: answer["config"][k] for k in wanted if k != "architectures"} == {
+        k: wanted[k] for k in wanted if k != "architectures"
+    }
     assert {value(answer, name)["how"] for name in ("head_dim", "rope_theta", "hidden_act")} == {"probed"}
     assert answer["missing"] == []
 
@@ -74,8 +75,10 @@ def test_llama2c_tokens_make_a_tokenizer_that_reads_as_published(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [{}, {"rope_theta": 10000.0}, {"rope_theta": 500000.0},
-                                   {"num_attention_heads": 18, "num_key_value_heads": 6}])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"rope_theta": 10000.0}, {"rope_theta": 500000.0}, {"num_attention_heads": 18, "num_key_value_heads": 6}],
+)
 def test_smollm2_comes_back_and_says_paris(tmp_path: Path, wrong: dict[str, Any]) -> None:
     import torch
 
@@ -89,7 +92,11 @@ def test_smollm2_comes_back_and_says_paris(tmp_path: Path, wrong: dict[str, Any]
     if wrong:
         return
     model, tokenizer = load(tmp_path / "out", dtype=torch.float32)
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],
-                                          add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     said = tokenizer.decode(model.generate(**asked, max_new_tokens=12, do_sample=False)[0])
     assert "The capital of France is Paris." in said

@@ -59,13 +59,20 @@ def adapter(w: dict[str, torch.Tensor]) -> None:
     w["model.layers.0.self_attn.q_proj.lora_A.weight"] = torch.zeros(4, 64)
 
 
-@pytest.mark.parametrize(("change", "code", "tensor"), [
-    (gptq, "unknown-format", "qweight"), (bitsandbytes, "unknown-format", "absmax"),
-    (vision, "unknown-format", "vision_tower"), (another_width, "config-mismatch", "layers.1.mlp.up_proj"),
-    (second_model, "config-mismatch", "teacher."), (lost_tensor, "missing-shard", "layers.1.self_attn.v_proj"),
-    (strange, "missing-shard", "layers.1.memory.gate"), (nan, "non-finite", "layers.1.mlp.up_proj"),
-    (adapter, "unsupported-adapter", "lora_A"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "code", "tensor"),
+    [
+        (gptq, "unknown-format", "qweight"),
+        (bitsandbytes, "unknown-format", "absmax"),
+        (vision, "unknown-format", "vision_tower"),
+        (another_width, "config-mismatch", "layers.1.mlp.up_proj"),
+        (second_model, "config-mismatch", "teacher."),
+        (lost_tensor, "missing-shard", "layers.1.self_attn.v_proj"),
+        (strange, "missing-shard", "layers.1.memory.gate"),
+        (nan, "non-finite", "layers.1.mlp.up_proj"),
+        (adapter, "unsupported-adapter", "lora_A"),
+    ],
+)
 def test_bad_weights_are_refused_by_code_and_tensor(
     bare: Bare, tmp_path: Path, change: Change, code: str, tensor: str
 ) -> None:
@@ -73,8 +80,9 @@ def test_bad_weights_are_refused_by_code_and_tensor(
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors")
-    (found, *_) = problems(lambda findings: adopt(folder, tmp_path / "out", settings={"head_dim": "16"},
-                                                  findings=findings), code)  # fmt: skip
+    (found, *_) = problems(
+        lambda findings: adopt(folder, tmp_path / "out", settings={"head_dim": "16"}, findings=findings), code
+    )
     assert tensor in (found.tensor or "") and tensor.split(".")[-1] in found.message
     assert not [p for p in tmp_path.iterdir() if p != folder]
 
@@ -95,12 +103,20 @@ def test_a_family_that_nobody_knows_is_refused_with_the_known_ones(tmp_path: Pat
     assert "qwen3" in found.message and "blocks.0.mix.weight" in found.message
 
 
-@pytest.mark.parametrize("settings", [
-    {"head_dim": "13"}, {"hidden_size": "32"}, {"head_dim": "16", "num_key_value_heads": "4"}, {"head_dim": "abc"},
-    {"head_dim": "16", "rope_theta": "0"}, {"head_dim": "16", "hidden_act": "swoosh"},
-    {"head_dim": "16", "rope_teta": "1"}, {"head_dim": "16", "model_type": "bert"},
-    {"head_dim": "16", "rope_scaling": '{"rope_type": "none such"}'},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"head_dim": "13"},
+        {"hidden_size": "32"},
+        {"head_dim": "16", "num_key_value_heads": "4"},
+        {"head_dim": "abc"},
+        {"head_dim": "16", "rope_theta": "0"},
+        {"head_dim": "16", "hidden_act": "swoosh"},
+        {"head_dim": "16", "rope_teta": "1"},
+        {"head_dim": "16", "model_type": "bert"},
+        {"head_dim": "16", "rope_scaling": '{"rope_type": "none such"}'},
+    ],
+)
 def test_a_setting_that_cannot_be_is_refused(bare: Bare, tmp_path: Path, settings: dict[str, str]) -> None:
     folder, _ = bare("qwen3" if "hidden_size" in settings else "llama")
     problems(lambda f: adopt(folder, tmp_path / "out", settings=settings, findings=f), "config-mismatch")
@@ -108,14 +124,21 @@ def test_a_setting_that_cannot_be_is_refused(bare: Bare, tmp_path: Path, setting
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_refused(bare: Bare, tmp_path: Path, tiny_llama: Path) -> None:
     folder, _ = bare("qwen3", vocab_size=300)
-    problems(lambda f: adopt(folder, tmp_path / "out", tokenizer=tiny_llama / "tokenizer.json", findings=f),
-             "tokenizer-mismatch")  # fmt: skip
+    problems(
+        lambda f: adopt(folder, tmp_path / "out", tokenizer=tiny_llama / "tokenizer.json", findings=f),
+        "tokenizer-mismatch",
+    )
 
 
-@pytest.mark.parametrize(("name", "kind", "tensor"), [
-    ("PhiForCausalLM", "Phi", "self_attn.dense"), ("StableLmForCausalLM", "StableLM", "input_layernorm.bias"),
-    ("DistilBertModel", "DistilBERT", "q_lin"), ("BloomForCausalLM", "BLOOM", "query_key_value"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "kind", "tensor"),
+    [
+        ("PhiForCausalLM", "Phi", "self_attn.dense"),
+        ("StableLmForCausalLM", "StableLM", "input_layernorm.bias"),
+        ("DistilBertModel", "DistilBERT", "q_lin"),
+        ("BloomForCausalLM", "BLOOM", "query_key_value"),
+    ],
+)
 def test_a_model_of_another_family_is_refused_by_its_name(tmp_path: Path, name: str, kind: str, tensor: str) -> None:
     import transformers
 
@@ -136,10 +159,18 @@ def test_a_config_of_a_type_that_is_not_adopted_is_not_made_a_llama(bare: Bare, 
     assert answer["family"] == "llama"
 
 
-@pytest.mark.parametrize("wrong", [
-    {"rope_theta": "x"}, {"rope_scaling": "x"}, {"rope_parameters": [1]}, {"hidden_act": "swoosh"},
-    {"rms_norm_eps": "1e-5"}, {"pad_token_id": 9999}, {"rope_scaling": {"type": "linear", "factor": "two"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rope_theta": "x"},
+        {"rope_scaling": "x"},
+        {"rope_parameters": [1]},
+        {"hidden_act": "swoosh"},
+        {"rms_norm_eps": "1e-5"},
+        {"pad_token_id": 9999},
+        {"rope_scaling": {"type": "linear", "factor": "two"}},
+    ],
+)
 def test_a_value_of_the_wrong_kind_in_a_config_is_corrected(bare: Bare, tmp_path: Path, wrong: dict[str, Any]) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -16,9 +16,22 @@ from lingraft.problems import Findings, Refusal
 
 Bare = Callable[..., tuple[Path, dict[str, Any]]]
 DECODERS = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size",
-         "num_key_value_heads", "n_embd", "n_layer", "n_head", "n_positions", "model_type", "tie_word_embeddings",
-         "attention_bias", "type_vocab_size")  # fmt: skip
+SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "num_key_value_heads",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
+    "model_type",
+    "tie_word_embeddings",
+    "attention_bias",
+    "type_vocab_size",
+)
 
 
 def head_of(kind: str) -> dict[str, str]:
@@ -42,8 +55,10 @@ def test_transformers_computes_the_same_with_the_adopted_config(bare: Bare, tmp_
     adopt(folder, tmp_path / "out", settings=head_of(kind), findings=Findings())
     kind_of = getattr(transformers, wanted["architectures"][0])
     (folder / "config.json").write_text(json.dumps(wanted))
-    before, (after, loading) = (kind_of.from_pretrained(folder),
-                                kind_of.from_pretrained(tmp_path / "out", output_loading_info=True))  # fmt: skip
+    before, (after, loading) = (
+        kind_of.from_pretrained(folder),
+        kind_of.from_pretrained(tmp_path / "out", output_loading_info=True),
+    )
     ids = torch.arange(5, 35)[None]
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     assert torch.allclose(before.eval()(ids).logits, after.eval()(ids).logits, atol=1e-5)
@@ -93,8 +108,10 @@ def test_metas_names_without_params_are_undone_for_the_given_head_size(bare: Bar
 
     folder, _ = bare("llama")
     weights = load_file(folder / "model.safetensors")
-    turned = {name: value[pairs_from_hf(len(value), len(value) // 16)] if ".q_proj" in name or ".k_proj" in name
-              else value for name, value in weights.items()}  # fmt: skip
+    turned = {
+        name: value[pairs_from_hf(len(value), len(value) // 16)] if ".q_proj" in name or ".k_proj" in name else value
+        for name, value in weights.items()
+    }
     torch.save({meta_name(name): value for name, value in turned.items()}, tmp_path / "consolidated.00.pth")
     adopt(tmp_path / "consolidated.00.pth", tmp_path / "out", settings={"head_dim": "16"}, findings=Findings())
     back = load_file(tmp_path / "out" / "model.safetensors")
@@ -143,10 +160,15 @@ def test_a_published_size_is_recognised(tmp_path: Path) -> None:
     assert "Llama-3.1-8B" in {known.name for known in found}
 
 
-@pytest.mark.parametrize(("name", "more"), [
-    ("BertForSequenceClassification", {}), ("BertForTokenClassification", {}),
-    ("GPT2ForSequenceClassification", {"pad_token_id": 0}), ("GPTNeoXForSequenceClassification", {"pad_token_id": 0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("BertForSequenceClassification", {}),
+        ("BertForTokenClassification", {}),
+        ("GPT2ForSequenceClassification", {"pad_token_id": 0}),
+        ("GPTNeoXForSequenceClassification", {"pad_token_id": 0}),
+    ],
+)
 def test_a_classifiers_class_and_labels_come_from_its_head(tmp_path: Path, name: str, more: dict[str, int]) -> None:
     import transformers
 

@@ -29,8 +29,10 @@ def as_dcp(weights: dict[str, torch.Tensor], folder: Path) -> Path:
 
 def as_global_step(weights: dict[str, torch.Tensor], folder: Path) -> Path:
     (folder / "global_step7").mkdir()
-    torch.save({"module": weights, "dp_world_size": 1, "ds_version": "0.19"},
-               folder / "global_step7" / "mp_rank_00_model_states.pt")  # fmt: skip
+    torch.save(
+        {"module": weights, "dp_world_size": 1, "ds_version": "0.19"},
+        folder / "global_step7" / "mp_rank_00_model_states.pt",
+    )
     return folder / "global_step7"
 
 
@@ -69,8 +71,11 @@ def test_a_bare_model_assumes_what_nothing_tells(tmp_path: Path) -> None:
     save("gemma2", tmp_path / "src")
     answer = adopt(tmp_path / "src", tmp_path / "out", settings={"head_dim": "32"}, findings=Findings())
     how = {value["name"]: value["how"] for value in answer["values"]}
-    assert {name for name, one in how.items() if one == "read"} == {"head_dim", "num_attention_heads",
-                                                                    "num_key_value_heads"}  # fmt: skip
+    assert {name for name, one in how.items() if one == "read"} == {
+        "head_dim",
+        "num_attention_heads",
+        "num_key_value_heads",
+    }
     assert {how[n] for n in ("sliding_window", "attn_logit_softcapping", "rope_theta")} == {"assumed"}
 
 
@@ -82,16 +87,22 @@ def test_a_query_scale_that_a_config_tells_is_kept(tmp_path: Path) -> None:
     assert answer["config"]["layer_types"] == wanted["layer_types"]
 
 
-SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-           "original_max_position_embeddings": 64}  # fmt: skip
+SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def test_a_claimed_rotary_scaling_is_kept_and_transformers_reads_it(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     wanted = save("llama", tmp_path / "src")
-    (tmp_path / "src" / "config.json").write_text(json.dumps(
-        {**wanted, "rope_parameters": None, "rope_theta": 5e5, "rope_scaling": SCALING}))  # fmt: skip
+    (tmp_path / "src" / "config.json").write_text(
+        json.dumps({**wanted, "rope_parameters": None, "rope_theta": 5e5, "rope_scaling": SCALING})
+    )
     adopt(tmp_path / "src", tmp_path / "out", findings=Findings())
     read = AutoConfig.from_pretrained(tmp_path / "out").rope_parameters
     assert (read["rope_type"], read["factor"], read["rope_theta"]) == ("llama3", 8.0, 5e5)

@@ -33,11 +33,16 @@ def trained(base: Path, folder: Path) -> dict[str, Any]:
     (folder / "text.txt").write_text("Once upon a time there was a small house by the sea. 从前有一座小房子。\n" * 40)
     rows = [{"instruction": f"Say {n}.", "input": "", "output": f"{n}, of course."} for n in ("one", "two", "six")]
     (folder / "rows.json").write_text(json.dumps(rows * 4))
-    (folder / "r.yaml").write_text(RECIPE.format(base=base, out=folder / "run", text=folder / "text.txt",
-                                                 rows=folder / "rows.json"))  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "lingraft", "run", str(folder / "r.yaml"), "--json"],
-                          capture_output=True, text=True, check=False,
-                          env={**os.environ, "LINGRAFT_DTYPE": "float32"})  # fmt: skip
+    (folder / "r.yaml").write_text(
+        RECIPE.format(base=base, out=folder / "run", text=folder / "text.txt", rows=folder / "rows.json")
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "lingraft", "run", str(folder / "r.yaml"), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LINGRAFT_DTYPE": "float32"},
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     answer: dict[str, Any] = json.loads(done.stdout)
     assert [Path(path).name for path in answer["adapters"]] == ["pretrain", "sft"]
@@ -51,8 +56,10 @@ def moved(base: Path, result: Path) -> float:
 
     ids = AutoTokenizer.from_pretrained(result)("Once upon a time", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        one, other = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()(ids).logits
-                      for path in (base, result))  # fmt: skip
+        one, other = (
+            AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()(ids).logits
+            for path in (base, result)
+        )
     assert bool(torch.isfinite(other).all())
     return float((one - other).abs().max())
 
@@ -62,8 +69,9 @@ def test_a_recipe_runs_on_weights_that_came_without_config(tmp_path: Path, kind:
     save(kind, tmp_path / "src")
     make_tokenizer(tmp_path / "tokenizer")
     settings = {} if kind == "qwen3" else {"head_dim": "16"}
-    adopt(tmp_path / "src", tmp_path / "adopted", tokenizer=tmp_path / "tokenizer", settings=settings,
-          findings=Findings())  # fmt: skip
+    adopt(
+        tmp_path / "src", tmp_path / "adopted", tokenizer=tmp_path / "tokenizer", settings=settings, findings=Findings()
+    )
     answer = trained(tmp_path / "adopted", tmp_path / "work")
     assert moved(tmp_path / "adopted", Path(answer["model"])) > 1e-5
 
@@ -88,7 +96,8 @@ def test_a_recipe_runs_on_smollm2_without_its_config(tmp_path: Path) -> None:
 
     shutil.copytree(fetch(), tmp_path / "src")
     (tmp_path / "src" / "config.json").unlink()
-    adopt(tmp_path / "src", tmp_path / "adopted", settings={"head_dim": "64", "rope_theta": "100000"},
-          findings=Findings())  # fmt: skip
+    adopt(
+        tmp_path / "src", tmp_path / "adopted", settings={"head_dim": "64", "rope_theta": "100000"}, findings=Findings()
+    )
     answer = trained(tmp_path / "adopted", tmp_path / "work")
     assert moved(tmp_path / "adopted", Path(answer["model"])) > 1e-5

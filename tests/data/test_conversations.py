@@ -44,16 +44,19 @@ def test_a_json_list_names_the_line_each_row_begins_on(tmp_path: Path) -> None:
     assert [c.source for c in conversations([path], Findings())] == [f"{path}:2", f"{path}:7"]
 
 
-@pytest.mark.parametrize("row", [
-    {"instruction": "q", "input": "", "output": ""},
-    {"instruction": "q", "output": None},
-    {"messages": [{"role": "user", "content": "q"}]},
-    {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]},
-    {"conversation": []},
-    {"conversations": [{"from": "alien", "value": "x"}]},
-    {"prompt": 3, "completion": "x"},
-    ["not", "an", "object"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "q", "input": "", "output": ""},
+        {"instruction": "q", "output": None},
+        {"messages": [{"role": "user", "content": "q"}]},
+        {"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]},
+        {"conversation": []},
+        {"conversations": [{"from": "alien", "value": "x"}]},
+        {"prompt": 3, "completion": "x"},
+        ["not", "an", "object"],
+    ],
+)
 def test_what_answers_nothing_is_refused_by_line(tmp_path: Path, row: Any) -> None:
     path = _write(tmp_path / "c.jsonl", [ALPACA, row])
     with pytest.raises(Refusal) as refused:

@@ -34,11 +34,19 @@ def test_numbers_of_classes_become_their_names(saved: Path) -> None:
     assert [i.label for i in labelled([saved], Findings())] == ["体育", "财经"]
 
 
-@pytest.mark.parametrize(("given", "wanted"), [
-    ("owner/name", ("owner/name", None, None)), ("owner/name:zh@test", ("owner/name", "zh", "test")),
-    ("hub:wikitext", ("wikitext", None, None)), ("data/zh.jsonl", None), ("zh.txt", None), ("../a/b", None),
-    ("/a/b", None), ("data/*.txt", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("owner/name", ("owner/name", None, None)),
+        ("owner/name:zh@test", ("owner/name", "zh", "test")),
+        ("hub:wikitext", ("wikitext", None, None)),
+        ("data/zh.jsonl", None),
+        ("zh.txt", None),
+        ("../a/b", None),
+        ("/a/b", None),
+        ("data/*.txt", None),
+    ],
+)
 def test_what_is_a_path_and_what_an_id(given: str, wanted: Any) -> None:
     found = hub_of(given)
     assert (found and (found.name, found.config, found.split)) == wanted

@@ -27,23 +27,27 @@ def _refusal(read: Callable[..., Any], path: Path) -> Any:
     return problem
 
 
-@pytest.mark.parametrize(("name", "content", "code", "where"), [
-    ("utf16.txt", "春天\n".encode("utf-16"), "data-invalid", ":1"),
-    ("utf16.jsonl", (GOOD + "\n").encode("utf-16"), "data-invalid", ":1"),
-    ("gb.txt", "line one\n春天".encode("gb18030"), "data-invalid", ":2"),
-    ("gb.jsonl", GOOD.encode() + b"\n" + GOOD.encode("gb18030"), "data-invalid", ":2"),
-    ("nul.txt", "春天\n夏\0天\n".encode(), "data-invalid", ":2"),
-    ("nul.jsonl", (GOOD + "\n" + "\0" * 20 + "\n").encode(), "data-invalid", ":2"),
-    ("cut.jsonl", (GOOD + "\n" + GOOD[:-3]).encode(), "data-invalid", ":2"),
-    ("deep.jsonl", b"[" * 100_000 + b"]" * 100_000, "data-invalid", ":1"),
-    ("pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "lfs-pointer", ""),
-    ("not.parquet", b"hello, this is no parquet file", "unreadable", ""),
-    ("cut.parquet", b"PAR1" + b"\x15\x04" * 50, "truncated-file", ""),
-    ("cut.txt.gz", gzip.compress("春天来了。\n".encode() * 9999)[:-40], "truncated-file", ""),
-    ("not.jsonl.gz", b"plain", "corrupt-file", ""),
-])  # fmt: skip
-def test_damage_is_refused_by_its_code_and_place(tmp_path: Path, name: str, content: bytes, code: str,
-                                                 where: str) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "code", "where"),
+    [
+        ("utf16.txt", "春天\n".encode("utf-16"), "data-invalid", ":1"),
+        ("utf16.jsonl", (GOOD + "\n").encode("utf-16"), "data-invalid", ":1"),
+        ("gb.txt", "line one\n春天".encode("gb18030"), "data-invalid", ":2"),
+        ("gb.jsonl", GOOD.encode() + b"\n" + GOOD.encode("gb18030"), "data-invalid", ":2"),
+        ("nul.txt", "春天\n夏\0天\n".encode(), "data-invalid", ":2"),
+        ("nul.jsonl", (GOOD + "\n" + "\0" * 20 + "\n").encode(), "data-invalid", ":2"),
+        ("cut.jsonl", (GOOD + "\n" + GOOD[:-3]).encode(), "data-invalid", ":2"),
+        ("deep.jsonl", b"[" * 100_000 + b"]" * 100_000, "data-invalid", ":1"),
+        ("pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "lfs-pointer", ""),
+        ("not.parquet", b"hello, this is no parquet file", "unreadable", ""),
+        ("cut.parquet", b"PAR1" + b"\x15\x04" * 50, "truncated-file", ""),
+        ("cut.txt.gz", gzip.compress("春天来了。\n".encode() * 9999)[:-40], "truncated-file", ""),
+        ("not.jsonl.gz", b"plain", "corrupt-file", ""),
+    ],
+)
+def test_damage_is_refused_by_its_code_and_place(
+    tmp_path: Path, name: str, content: bytes, code: str, where: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     problem = _refusal(documents, path)
@@ -51,13 +55,17 @@ def test_damage_is_refused_by_its_code_and_place(tmp_path: Path, name: str, cont
     assert problem.message.count("\n") == 0 and name in problem.message and problem.remedy
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("bom.jsonl", b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n" + GOOD.encode() + b"\r\n"),
-    ("list.jsonl", f"\n[\n{GOOD},\n{GOOD}]".encode()), ("lines.json", f"{GOOD}\n{GOOD}\n".encode()),
-    ("oneline.json", f"[{GOOD}, {GOOD}]".encode()),
-    ("bom.json", b"\xef\xbb\xbf[" + GOOD.encode() + b"," + GOOD.encode() + b"]"),
-    ("pretty.json", (json.dumps({"text": "好"}, indent=2) + "\n" + json.dumps({"text": "好"}, indent=2)).encode()),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("bom.jsonl", b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n" + GOOD.encode() + b"\r\n"),
+        ("list.jsonl", f"\n[\n{GOOD},\n{GOOD}]".encode()),
+        ("lines.json", f"{GOOD}\n{GOOD}\n".encode()),
+        ("oneline.json", f"[{GOOD}, {GOOD}]".encode()),
+        ("bom.json", b"\xef\xbb\xbf[" + GOOD.encode() + b"," + GOOD.encode() + b"]"),
+        ("pretty.json", (json.dumps({"text": "好"}, indent=2) + "\n" + json.dumps({"text": "好"}, indent=2)).encode()),
+    ],
+)
 def test_what_is_in_a_file_decides_how_it_is_read(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     assert [d.text for d in documents([tmp_path / name], Findings())] == ["好", "好"]
@@ -87,8 +95,12 @@ def test_a_long_list_is_read_a_value_at_a_time(tmp_path: Path) -> None:
 
 
 def test_mixed_shapes_are_read_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [TALK, {"prompt": "问", "completion": "答"}, {"messages": [{"role": "user", "content": "问"}, {
-        "role": "assistant", "content": "答"}]}, TALK]  # fmt: skip
+    rows = [
+        TALK,
+        {"prompt": "问", "completion": "答"},
+        {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]},
+        TALK,
+    ]
     (tmp_path / "m.jsonl").write_text("\n".join(json.dumps(r) for r in rows), encoding="utf-8")
     assert len(conversations([tmp_path], Findings())) == 4
     assert "2 alpaca, 1 prompt-completion, 1 messages" in capsys.readouterr().err
@@ -101,27 +113,42 @@ def test_every_bad_row_is_counted_and_the_first_five_are_named(tmp_path: Path) -
     assert "and 4 more" in message
 
 
-@pytest.mark.parametrize("row", [
-    {"prompt": "问", "chosen": "好", "rejected": "坏"},
-    {"prompt": [{"role": "user", "content": "问"}], "chosen": [{"role": "assistant", "content": "好"}],
-     "rejected": [{"role": "assistant", "content": "坏"}]},
-    {"chosen": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "好"}],
-     "rejected": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "坏"}]},
-    {"conversations": [{"from": "human", "value": "问"}], "chosen": {"from": "gpt", "value": "好"},
-     "rejected": {"from": "gpt", "value": "坏"}},
-    {"instruction": "问", "input": "", "chosen": "好", "rejected": "坏", "system": ""},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "问", "chosen": "好", "rejected": "坏"},
+        {
+            "prompt": [{"role": "user", "content": "问"}],
+            "chosen": [{"role": "assistant", "content": "好"}],
+            "rejected": [{"role": "assistant", "content": "坏"}],
+        },
+        {
+            "chosen": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "好"}],
+            "rejected": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "坏"}],
+        },
+        {
+            "conversations": [{"from": "human", "value": "问"}],
+            "chosen": {"from": "gpt", "value": "好"},
+            "rejected": {"from": "gpt", "value": "坏"},
+        },
+        {"instruction": "问", "input": "", "chosen": "好", "rejected": "坏", "system": ""},
+    ],
+)
 def test_preferences_are_read_in_every_shape(tmp_path: Path, row: Any) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps(row), encoding="utf-8")
     (found,) = preferences([tmp_path / "p.jsonl"], Findings())
     assert ([m.content for m in found.prompt], found.chosen, found.rejected) == (["问"], "好", "坏")
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("a.csv", 'label,text\n体育,"他赢了，\n又赢了"\n财经,涨了\n'), ("b.csv", '"他赢了，\n又赢了",体育\n涨了,财经\n'),
-    ("c.tsv", "他赢了，又赢了\t体育\n\n涨了\t财经\n"),
-    ("d.jsonl", '{"text": "他赢了，又赢了", "label": "体育"}\n{"sentence": "涨了", "category": "财经"}\n'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", 'label,text\n体育,"他赢了，\n又赢了"\n财经,涨了\n'),
+        ("b.csv", '"他赢了，\n又赢了",体育\n涨了,财经\n'),
+        ("c.tsv", "他赢了，又赢了\t体育\n\n涨了\t财经\n"),
+        ("d.jsonl", '{"text": "他赢了，又赢了", "label": "体育"}\n{"sentence": "涨了", "category": "财经"}\n'),
+    ],
+)
 def test_labelled_texts_are_read_from_every_container(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     found = labelled([tmp_path / name], Findings())

@@ -21,8 +21,9 @@ GROUPED = {**SMALL, "num_key_value_heads": 2, "intermediate_size": 64}
 def _gpt2() -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=256,
-                                      bos_token_id=1, eos_token_id=2))
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=1, eos_token_id=2)
+    )
 
 
 def _qwen2() -> Any:

@@ -38,8 +38,9 @@ def talks(tmp_path: Path) -> Path:
     return _write(tmp_path / "talks.jsonl", [{"instruction": f"问题{i}？", "output": _text(i)} for i in range(40)])
 
 
-def _prepare(data: Path, tokenizer: Any, findings: Findings | None = None, protected: tuple[str, ...] = (),
-             **block: Any) -> Ready:  # fmt: skip
+def _prepare(
+    data: Path, tokenizer: Any, findings: Findings | None = None, protected: tuple[str, ...] = (), **block: Any
+) -> Ready:
     found = findings or Findings()
     if data.name == "talks.jsonl":
         order = Order(Sft(data=str(data), **block), "conversations", 1, resolve("auto", tokenizer), "all", protected)
@@ -52,11 +53,17 @@ def _texts(packed: Any, tokenizer: Any) -> list[str]:
     return [tokenizer.decode(packed.segments.ids(i).tolist()) for i in range(len(packed.segments))]
 
 
-def test_a_second_run_reads_nothing_and_gets_the_same(corpus: Path, tokenizer: Any, cache: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_second_run_reads_nothing_and_gets_the_same(
+    corpus: Path, tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = _prepare(corpus, tokenizer, validation=0.1)
     assert sorted(p.suffix for p in next((cache / "tokens").glob("[0-9a-f]*")).iterdir()) == [
-        ".arrow", ".arrow", ".json", ".npz", ".npz"]  # fmt: skip
+        ".arrow",
+        ".arrow",
+        ".json",
+        ".npz",
+        ".npz",
+    ]
     monkeypatch.setattr(making.text, "stream", None)
     second = _prepare(corpus, tokenizer, validation=0.1)
     assert [first.train[i] for i in range(len(first.train))] == [second.train[i] for i in range(len(second.train))]
@@ -155,8 +162,9 @@ def test_paraphrases_touch_only_the_training_split_and_are_counted(talks: Path, 
     assert all("问题" in text for text in _texts(found.train, tokenizer))
 
 
-@pytest.mark.parametrize("item", ["rewrite", {"kind": "paraphrase", "times": 2},
-                                  {"kind": "paraphrase", "frames": ["x"]}])  # fmt: skip
+@pytest.mark.parametrize(
+    "item", ["rewrite", {"kind": "paraphrase", "times": 2}, {"kind": "paraphrase", "frames": ["x"]}]
+)
 def test_unknown_augmentations_are_refused_by_path(talks: Path, tokenizer: Any, item: Any) -> None:
     with pytest.raises(Refusal) as refused:
         _prepare(talks, tokenizer, augment=[item])

@@ -25,8 +25,9 @@ def pack_documents(documents: list[Document], tokenizer: Any, length: int) -> Pa
     return pack_items(documents, tokenizer, length)
 
 
-def pack_conversations(talks: list[Conversation], tokenizer: Any, template: str, length: int, turns: Any,
-                       findings: Findings) -> Packed:  # fmt: skip
+def pack_conversations(
+    talks: list[Conversation], tokenizer: Any, template: str, length: int, turns: Any, findings: Findings
+) -> Packed:
     return pack_items(talks, tokenizer, length, resolve(template, tokenizer), turns, findings)
 
 
@@ -74,10 +75,12 @@ def test_the_mask_is_that_of_transformers_own_generation_mark(tokenizer: Any) ->
     marked = tokenizer.chat_template.replace(
         "{{ message.content }}<|im_end|>\n",
         "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}<|im_end|>{% endgeneration %}"
-        "{% else %}{{ message.content }}<|im_end|>{% endif %}{{ '\n' }}")  # fmt: skip
+        "{% else %}{{ message.content }}<|im_end|>{% endif %}{{ '\n' }}",
+    )
     talk = _talk("hello there", "好的，没问题", "and now", "再见")
-    theirs = tokenizer.apply_chat_template(talk.as_dicts(), chat_template=marked, return_dict=True,
-                                           return_assistant_tokens_mask=True)  # fmt: skip
+    theirs = tokenizer.apply_chat_template(
+        talk.as_dicts(), chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+    )
     packed = pack_conversations([talk], tokenizer, "auto", 256, "all", Findings())
     assert packed[0]["input_ids"] == theirs["input_ids"]
     assert [int(t != -100) for t in packed[0]["labels"]] == theirs["assistant_masks"]

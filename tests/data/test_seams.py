@@ -14,17 +14,21 @@ from lingraft.data.prepare import pack_items
 from lingraft.data.text import Document
 from lingraft.data.tokens import encoder, of_documents
 
-QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|\s?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+")  # fmt: skip
-TEXT = "".join(f"第{i}回　春风{i * 7919 % 1000}里，\n“他说：好。”\n\n  The river, no. {i},\r\nis wide.\n"
-               for i in range(400))  # fmt: skip
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|\s?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEXT = "".join(
+    f"第{i}回　春风{i * 7919 % 1000}里，\n“他说：好。”\n\n  The river, no. {i},\r\nis wide.\n" for i in range(400)
+)
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
 
 def _byte_level(split: Any) -> Tokenizer:
     raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(add_prefix_space=False,
-                                                                                   use_regex=not split)])  # fmt: skip
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [*split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not split)]
+    )
     trainer = trainers.BpeTrainer(vocab_size=600, show_progress=False, initial_alphabet=ALPHABET)
     raw.train_from_iterator([TEXT], trainer)
     return raw
@@ -44,15 +48,19 @@ def _llama() -> Tokenizer:
 def _unigram() -> Tokenizer:
     raw = Tokenizer(models.Unigram())
     raw.pre_tokenizer = pre_tokenizers.Metaspace()
-    raw.train_from_iterator([TEXT], trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", show_progress=False,
-                                                            special_tokens=["<unk>"]))  # fmt: skip
+    raw.train_from_iterator(
+        [TEXT],
+        trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", show_progress=False, special_tokens=["<unk>"]),
+    )
     return raw
 
 
 MAKERS: dict[str, Callable[[], Tokenizer]] = {
-    "gpt2": lambda: _byte_level([]), "llama": _llama, "unigram": _unigram,
+    "gpt2": lambda: _byte_level([]),
+    "llama": _llama,
+    "unigram": _unigram,
     "qwen": lambda: _byte_level([pre_tokenizers.Split(Regex(QWEN), "isolated")]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)

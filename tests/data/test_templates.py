@@ -34,8 +34,9 @@ def _published(name: str) -> str:
 
 
 @pytest.mark.parametrize("conversation", [BARE, LED], ids=["bare", "system"])
-@pytest.mark.parametrize(("name", "published"), [("llama3", "llama3"), ("qwen", "qwen2_5"),
-                                                   ("chatml", "qwen3_instruct_2507")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "published"), [("llama3", "llama3"), ("qwen", "qwen2_5"), ("chatml", "qwen3_instruct_2507")]
+)
 def test_named_templates_equal_the_published_ones(name: str, published: str, conversation: Conversation) -> None:
     assert _rendered(conversation, NAMED[name]) == _rendered(conversation, _published(published))
 
@@ -53,12 +54,18 @@ def test_alpaca_renders_stanfords_prompt() -> None:
     assert found.endswith("completes the request.\n\n### Instruction:\n你好吗？\n\n### Response:\n很好。</s>\n\n")
 
 
-@pytest.mark.parametrize("template", [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.append(1) }}",
-    "{{ cycler.__init__.__globals__.os.system('touch owned') }}", "{% include '/etc/passwd' %}",
-])  # fmt: skip
-def test_a_hostile_template_is_refused_in_its_sandbox(template: str, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.system('touch owned') }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_a_hostile_template_is_refused_in_its_sandbox(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refusal) as refused:
         list(render(BARE, _tokenizer(), template))

@@ -76,8 +76,9 @@ def test_newlines_count_as_characters_and_bytes_are_utf8(model: Any, tokenizer: 
     assert (mine.characters, mine.bytes) == (4, 8)
 
 
-def test_the_same_model_under_renumbered_pieces_agrees(model: Any, tokenizer: Any, make_model: Any,
-                                                      make_tokenizer: Any) -> None:  # fmt: skip
+def test_the_same_model_under_renumbered_pieces_agrees(
+    model: Any, tokenizer: Any, make_model: Any, make_tokenizer: Any
+) -> None:
     shuffled = make_model()
     order = torch.randperm(400, generator=torch.Generator().manual_seed(1))
     order = torch.cat([torch.tensor([0, 1]), order[order > 1]])  # <s> and </s> stay
@@ -124,9 +125,18 @@ def test_a_model_that_caps_its_logits_is_scored_by_its_own_forward(tokenizer: An
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     torch.manual_seed(0)
-    config = Gemma2Config(vocab_size=400, hidden_size=32, intermediate_size=48, num_hidden_layers=2, head_dim=8,
-                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-                          final_logit_softcapping=2.0, initializer_range=0.3)  # fmt: skip
+    config = Gemma2Config(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        head_dim=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        final_logit_softcapping=2.0,
+        initializer_range=0.3,
+    )
     gemma = Gemma2ForCausalLM(config).eval()
     assert not _short_cut_is_exact(gemma)
     ids = [0, *tokenizer(SHORT[0], add_special_tokens=False)["input_ids"]]

@@ -67,8 +67,10 @@ def test_an_adapter_is_measured_with_the_positions_it_was_trained_with(model_dir
     from lingraft.evaluate.subjects import open_subject, subjects
 
     get_peft_model(AutoModelForCausalLM.from_pretrained(model_dir), LoraConfig(r=2)).save_pretrained(tmp_path / "long")
-    changed = {"max_position_embeddings": 128, "rope_parameters": {"rope_type": "linear", "factor": 2.0,
-                                                                   "rope_theta": 10000.0}}  # fmt: skip
+    changed = {
+        "max_position_embeddings": 128,
+        "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+    }
     lineage = Lineage("0" * 8, str(model_dir), (), None, None, {}, config=changed)
     write_lineage(tmp_path / "long", lineage)
     model, _ = open_subject(subjects([str(tmp_path / "long")])[0])
@@ -91,8 +93,9 @@ def test_a_second_call_reads_no_weights(model_dir: Path, text: Path, monkeypatch
     assert second["answers"] == first["answers"]
 
 
-def test_other_weights_under_the_same_name_are_measured_anew(model_dir: Path, other_dir: Path, tmp_path: Path,
-                                                              text: Path) -> None:  # fmt: skip
+def test_other_weights_under_the_same_name_are_measured_anew(
+    model_dir: Path, other_dir: Path, tmp_path: Path, text: Path
+) -> None:
     import shutil
 
     found = []
@@ -121,8 +124,10 @@ def test_an_adapter_is_measured_live_over_its_base(model_dir: Path, tmp_path: Pa
     theirs = summary(score(live, AutoTokenizer.from_pretrained(model_dir), read_documents(text)))
     assert rows[1]["bits_per_character"] == pytest.approx(theirs["bits_per_character"], rel=1e-5)
     assert rows[1]["bits_per_character"] != rows[0]["bits_per_character"]
-    assert run(model_dir, adapters=[tmp_path / "adapter"], text=text)["models"][1]["bits_per_character"] == \
-        rows[1]["bits_per_character"]  # fmt: skip
+    assert (
+        run(model_dir, adapters=[tmp_path / "adapter"], text=text)["models"][1]["bits_per_character"]
+        == rows[1]["bits_per_character"]
+    )
 
 
 def test_answers_equal_transformers_greedy_generation(model_dir: Path, model: Any, tokenizer: Any) -> None:
@@ -134,8 +139,9 @@ def test_answers_equal_transformers_greedy_generation(model_dir: Path, model: An
     assert found["answers"][str(model_dir)] == theirs
 
 
-def test_drawn_answers_stand_beside_greedy_ones_and_are_drawn_alike(model_dir: Path, monkeypatch: Any,
-                                                                    tmp_path: Path) -> None:  # fmt: skip
+def test_drawn_answers_stand_beside_greedy_ones_and_are_drawn_alike(
+    model_dir: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
     answer = run(model_dir, prompts=["长城是", "春眠"])
     first = answer["answers"][0]
     assert first["sampled"][str(model_dir)] != first["answers"][str(model_dir)]
@@ -182,9 +188,13 @@ def test_counts_of_an_answer_are_what_one_counts_by_hand() -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
-    [("a.jsonl", '{"text": "x"}\n{"txt": "y"}', "a.jsonl:2"), ("b.jsonl", "{", "b.jsonl:1"), ("c.txt", " \n", "c.txt"),
-     ("d.txt", b"\xff\xfe\x00", "d.txt is not UTF-8")],
-)  # fmt: skip
+    [
+        ("a.jsonl", '{"text": "x"}\n{"txt": "y"}', "a.jsonl:2"),
+        ("b.jsonl", "{", "b.jsonl:1"),
+        ("c.txt", " \n", "c.txt"),
+        ("d.txt", b"\xff\xfe\x00", "d.txt is not UTF-8"),
+    ],
+)
 def test_bad_text_is_refused_with_file_and_line(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(Refusal, match=f"data-invalid: .*{said}"):

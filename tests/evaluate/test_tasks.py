@@ -36,10 +36,12 @@ def ceval(subjects: dict[str, int]) -> dict[str, str]:
     head = ["id", "question", "A", "B", "C", "D"]
     files = {}
     for name, count in subjects.items():
-        files[f"dev/{name}_dev.csv"] = table([[*head, "answer", "explanation"],
-                                              *([i, *question(90 + i), "B", "因为"] for i in range(5))])  # fmt: skip
-        files[f"val/{name}_val.csv"] = table([[*head, "answer"],
-                                              *([i, *question(i), LETTERS[i % 4]] for i in range(count))])  # fmt: skip
+        files[f"dev/{name}_dev.csv"] = table(
+            [[*head, "answer", "explanation"], *([i, *question(90 + i), "B", "因为"] for i in range(5))]
+        )
+        files[f"val/{name}_val.csv"] = table(
+            [[*head, "answer"], *([i, *question(i), LETTERS[i % 4]] for i in range(count))]
+        )
         files[f"test/{name}_test.csv"] = table([head, *([i, *question(50 + i)] for i in range(3))])
     return files
 
@@ -57,8 +59,7 @@ def score(model_dir: Path, task: str, limit: int | None = None) -> dict[str, flo
     return dict(metrics)
 
 
-def test_ceval_is_scored_as_a_plain_loop_scores_it(model_dir: Path, model: Any, tokenizer: Any,
-                                                     tmp_path: Path) -> None:  # fmt: skip
+def test_ceval_is_scored_as_a_plain_loop_scores_it(model_dir: Path, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     import torch
 
     path = write(tmp_path / "ceval", ceval({"logic": 8, "accountant": 4}))
@@ -120,15 +121,28 @@ def test_few_shot_runs_and_is_named_so(model_dir: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "ceval", ceval({"logic": 4}))
     answer = evaluate([str(model_dir)], tasks=[f"ceval@2={path}"], findings=Findings())
     assert set(answer["models"][0]["tasks"]) == {"ceval@2"}
-    assert evaluate([str(model_dir)], tasks=[f"ceval={path}"], shots=2, findings=Findings())["models"][0]["tasks"] == \
-        answer["models"][0]["tasks"]  # fmt: skip
+    assert (
+        evaluate([str(model_dir)], tasks=[f"ceval={path}"], shots=2, findings=Findings())["models"][0]["tasks"]
+        == answer["models"][0]["tasks"]
+    )
 
 
 def test_cmmlu_and_mmlu_are_read_in_their_own_layouts(tmp_path: Path) -> None:
-    cmmlu = write(tmp_path / "c", {"test/anatomy.csv": table(
-        [["", "Question", "A", "B", "C", "D", "Answer"], *([i, *question(i), "C"] for i in range(3))])})  # fmt: skip
-    mmlu = write(tmp_path / "m", {"data/test/anatomy_test.csv": table([[*question(i), "D"] for i in range(3)]),
-                                  "data/dev/anatomy_dev.csv": table([[*question(9), "A"]])})  # fmt: skip
+    cmmlu = write(
+        tmp_path / "c",
+        {
+            "test/anatomy.csv": table(
+                [["", "Question", "A", "B", "C", "D", "Answer"], *([i, *question(i), "C"] for i in range(3))]
+            )
+        },
+    )
+    mmlu = write(
+        tmp_path / "m",
+        {
+            "data/test/anatomy_test.csv": table([[*question(i), "D"] for i in range(3)]),
+            "data/dev/anatomy_dev.csv": table([[*question(9), "A"]]),
+        },
+    )
     (a,), (b,) = read_exam(cmmlu), read_exam(mmlu)
     assert (a.name, a.questions[0].answer, len(a.questions)) == ("anatomy", 2, 3)
     assert (b.name, b.questions[0].answer, b.examples[0].answer) == ("anatomy", 3, 0)
@@ -187,16 +201,21 @@ def test_an_interrupted_examination_goes_on(model_dir: Path, tmp_path: Path, mon
 
 
 def test_a_classification_set_is_read_from_rows(model_dir: Path, tmp_path: Path) -> None:
-    rows = [{"question": "股市大涨。类别：", "choices": ["体育", "财经"], "answer": "财经"},
-            {"question": "球队夺冠。类别：", "choices": ["体育", "财经"], "answer": 0}]  # fmt: skip
+    rows = [
+        {"question": "股市大涨。类别：", "choices": ["体育", "财经"], "answer": "财经"},
+        {"question": "球队夺冠。类别：", "choices": ["体育", "财经"], "answer": 0},
+    ]
     (tmp_path / "tnews.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     assert score(model_dir, f"tnews={tmp_path / 'tnews.jsonl'}")["acc"] in (0.0, 0.5, 1.0)
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    (table([["question", "A", "B", "C", "D", "answer"], ["q", 1, 2, 3, 4, "E"]]), "x_val.csv:2"),
-    (table([["question", "A", "B", "answer"], ["q", 1, 2, "A"]]), "x_val.csv:2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (table([["question", "A", "B", "C", "D", "answer"], ["q", 1, 2, 3, 4, "E"]]), "x_val.csv:2"),
+        (table([["question", "A", "B", "answer"], ["q", 1, 2, "A"]]), "x_val.csv:2"),
+    ],
+)
 def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, content: str, said: str) -> None:
     with pytest.raises(Refusal, match=f"data-invalid: .*{said}"):
         read_exam(write(tmp_path, {"val/x_val.csv": content}))
@@ -205,9 +224,13 @@ def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, content: str, said: 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "ceval", ceval({"logic": 4}))
     (tmp_path / "bad.zip").write_bytes(b"PK no")
-    for text, said in [(f"ceval@9={path}", "data-invalid"), ("ceval@x=y", "data-invalid"),
-                       ("ceval=./no", "not-found"), (f"ceval={tmp_path / 'bad.zip'}", "corrupt-file"),
-                       (f"ceval={path / 'dev'}", "data-invalid")]:  # fmt: skip
+    for text, said in [
+        (f"ceval@9={path}", "data-invalid"),
+        ("ceval@x=y", "data-invalid"),
+        ("ceval=./no", "not-found"),
+        (f"ceval={tmp_path / 'bad.zip'}", "corrupt-file"),
+        (f"ceval={path / 'dev'}", "data-invalid"),
+    ]:
         with pytest.raises(Refusal, match=said):
             parse(text, None)
 

@@ -44,8 +44,10 @@ def test_naming_every_class_is_not_naming_the_right_one() -> None:
 
 
 def test_longbench_rows_are_scored_through_evaluate(model_dir: Path, tmp_path: Path) -> None:
-    rows = [{"input": "城在哪里？", "context": "长城在北方。" * 30, "answers": ["北方"], "all_classes": None},
-            {"input": "谁来了？", "context": "", "answers": ["春天"]}]  # fmt: skip
+    rows = [
+        {"input": "城在哪里？", "context": "长城在北方。" * 30, "answers": ["北方"], "all_classes": None},
+        {"input": "谁来了？", "context": "", "answers": ["春天"]},
+    ]
     (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps(r) for r in rows))
     answer = evaluate([str(model_dir)], tasks=[f"qa={tmp_path / 'qa.jsonl'}"], findings=Findings())
     found = answer["models"][0]["tasks"]["qa"]
@@ -54,16 +56,28 @@ def test_longbench_rows_are_scored_through_evaluate(model_dir: Path, tmp_path: P
 
 
 LONGBENCH = [
-    ({"input": "城在哪里？", "context": "长城在北方。", "answers": ["北方"], "dataset": "multifieldqa_zh"},
-     "qa_f1_zh_score", "在北方"),
-    ({"input": "Type:", "context": "Q", "answers": ["Date"], "all_classes": ["Date", "City"], "dataset": "trec"},
-     "classification_score", "Date or City"),
+    (
+        {"input": "城在哪里？", "context": "长城在北方。", "answers": ["北方"], "dataset": "multifieldqa_zh"},
+        "qa_f1_zh_score",
+        "在北方",
+    ),
+    (
+        {"input": "Type:", "context": "Q", "answers": ["Date"], "all_classes": ["Date", "City"], "dataset": "trec"},
+        "classification_score",
+        "Date or City",
+    ),
     ({"input": "", "context": "p", "answers": ["7"], "dataset": "passage_count"}, "count_score", "7 or 8"),
-    ({"input": "q", "context": "p", "answers": ["段落3"], "dataset": "passage_retrieval_zh"},
-     "retrieval_zh_score", "段落3"),
-    ({"input": "", "context": "report", "answers": ["the wall is long"], "dataset": "gov_report"},
-     "rouge_score", "the wall"),
-]  # fmt: skip
+    (
+        {"input": "q", "context": "p", "answers": ["段落3"], "dataset": "passage_retrieval_zh"},
+        "retrieval_zh_score",
+        "段落3",
+    ),
+    (
+        {"input": "", "context": "report", "answers": ["the wall is long"], "dataset": "gov_report"},
+        "rouge_score",
+        "the wall",
+    ),
+]
 
 
 @pytest.mark.parametrize(("row", "metric", "said"), LONGBENCH, ids=[row["dataset"] for row, _, _ in LONGBENCH])
@@ -90,18 +104,28 @@ def test_contamination_is_the_share_of_common_ngrams() -> None:
 POEM = "春眠不觉晓，处处闻啼鸟。夜来风雨声，花落知多少。"
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("a.txt", POEM), ("a.jsonl", json.dumps({"text": POEM})), ("b.jsonl", json.dumps({"conversation": [
-        {"human": "背诗", "assistant": POEM}]})), ("a.json", json.dumps([{"instruction": "背诗", "output": POEM}])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", POEM),
+        ("a.jsonl", json.dumps({"text": POEM})),
+        ("b.jsonl", json.dumps({"conversation": [{"human": "背诗", "assistant": POEM}]})),
+        ("a.json", json.dumps([{"instruction": "背诗", "output": POEM}])),
+    ],
+)
 def test_text_that_was_trained_on_is_found_in_any_layout(
     model_dir: Path, tmp_path: Path, name: str, content: str
 ) -> None:
     (tmp_path / name).write_text(content)
     (tmp_path / "same.txt").write_text("春眠不觉晓 处处闻啼鸟 夜来风雨声 花落知多少")
     (tmp_path / "other.txt").write_text("白日依山尽，黄河入海流。欲穷千里目，更上一层楼。")
-    told = evaluate([str(model_dir)], text=tmp_path / "same.txt", english=tmp_path / "other.txt",
-                    train=[tmp_path / name], findings=Findings())["contamination"]  # fmt: skip
+    told = evaluate(
+        [str(model_dir)],
+        text=tmp_path / "same.txt",
+        english=tmp_path / "other.txt",
+        train=[tmp_path / name],
+        findings=Findings(),
+    )["contamination"]
     assert (told["share"], told["text"]["share"], told["english"]["share"]) == (1.0, 1.0, 0.0)
     assert told["files"] == [str(tmp_path / name)]
 

@@ -26,8 +26,9 @@ def adapter(tmp_path: Path) -> Callable[..., Path]:
 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_pretrained(base)
-        live = peft.get_peft_model(model, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear",
-                                                             **config}))  # fmt: skip
+        live = peft.get_peft_model(
+            model, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", **config})
+        )
         for parameter in live.parameters():
             if parameter.requires_grad:
                 parameter.data += scale * torch.randn_like(parameter)

@@ -64,8 +64,14 @@ def next_token(model: Any, ids: list[int]) -> torch.Tensor:
 def greedy(model: Any, ids: list[int], count: int) -> list[int]:
     """Return transformers' greedy continuation, past any end of text."""
     with torch.no_grad():
-        out = model.generate(torch.tensor([ids]), max_new_tokens=count, min_new_tokens=count, do_sample=False,
-                             repetition_penalty=1.0, pad_token_id=0)  # fmt: skip
+        out = model.generate(
+            torch.tensor([ids]),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            repetition_penalty=1.0,
+            pad_token_id=0,
+        )
     return [int(token) for token in out[0, len(ids) :]]
 
 
@@ -79,7 +85,15 @@ def wide(folder: Path) -> Path:
     from tiny_models import make_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    LlamaForCausalLM(LlamaConfig(vocab_size=400, hidden_size=256, intermediate_size=256, num_hidden_layers=1,
-                                 num_attention_heads=4, num_key_value_heads=2)).save_pretrained(folder)  # fmt: skip
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=400,
+            hidden_size=256,
+            intermediate_size=256,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    ).save_pretrained(folder)
     make_tokenizer(folder)
     return folder

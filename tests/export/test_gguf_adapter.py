@@ -32,12 +32,21 @@ def as_gguf(base: Path, *adapters: Path, type: str | None = None) -> list[Path]:
     return [out / "base.gguf", *(out / f"{adapter.name}.gguf" for adapter in adapters)]
 
 
-@pytest.mark.parametrize("config", [
-    {}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}},
-    {"target_modules": ["q_proj", "k_proj"]}, {"init_lora_weights": "gaussian"}, {"r": 1},
-], ids=str)  # fmt: skip
-def test_llama_cpp_with_the_adapter_answers_as_peft_does(config: dict[str, Any], tiny_llama: Path,
-                                                         adapter: Make) -> None:  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}},
+        {"target_modules": ["q_proj", "k_proj"]},
+        {"init_lora_weights": "gaussian"},
+        {"r": 1},
+    ],
+    ids=str,
+)
+def test_llama_cpp_with_the_adapter_answers_as_peft_does(
+    config: dict[str, Any], tiny_llama: Path, adapter: Make
+) -> None:
     made = adapter(tiny_llama, **config)
     base, lora = as_gguf(tiny_llama, made)
     engine = LlamaCpp(base, [lora])
@@ -74,12 +83,19 @@ def test_a_bias_that_the_base_has_no_place_for_is_refused(tiny_untied: Path, ada
     assert all("bias" in p.message for p in refusal.value.problems)
 
 
-@pytest.mark.parametrize(("config", "says"), [
-    ({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ({"trainable_token_indices": [3, 4]}, "token rows"), ({"init_lora_weights": "pissa"}, "PiSSA"),
-], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
-def test_what_a_gguf_adapter_cannot_hold_is_refused_for_a_merge(config: dict[str, Any], says: str, tiny_untied: Path,
-                                                                adapter: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"trainable_token_indices": [3, 4]}, "token rows"),
+        ({"init_lora_weights": "pissa"}, "PiSSA"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_a_gguf_adapter_cannot_hold_is_refused_for_a_merge(
+    config: dict[str, Any], says: str, tiny_untied: Path, adapter: Make, tmp_path: Path
+) -> None:
     made = adapter(tiny_untied, scale=0.01, **config)
     with pytest.raises(Refusal) as refusal:
         export(made, tmp_path / "a.gguf", to="gguf-adapter", base=str(tiny_untied), findings=Findings())
@@ -95,8 +111,9 @@ def test_an_adapter_on_a_tied_embedding_is_refused(tiny_llama: Path, adapter: Ma
     assert {p.code for p in refusal.value.problems} <= {"unsupported-adapter", "tied-head-conflict"}
 
 
-def test_an_adapter_of_another_base_is_refused(tiny_llama: Path, tiny_untied: Path, adapter: Make,
-                                               tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_is_refused(
+    tiny_llama: Path, tiny_untied: Path, adapter: Make, tmp_path: Path
+) -> None:
     from tiny_models import make_llama
 
     other = make_llama(tmp_path / "other", num_hidden_layers=1)

@@ -21,8 +21,9 @@ IDS = [5, 77, 103, 8, 200, 31, 9, 44, 45, 300]
 Make = Callable[..., Path]
 
 
-def test_base_and_adapters_are_exported_as_they_would_be_merged(tiny_llama: Path, adapter: Make,
-                                                                tmp_path: Path) -> None:  # fmt: skip
+def test_base_and_adapters_are_exported_as_they_would_be_merged(
+    tiny_llama: Path, adapter: Make, tmp_path: Path
+) -> None:
     one, two = adapter(tiny_llama, "one", scale=0.02), adapter(tiny_llama, "two", seed=2, scale=0.02)
     told = export(tiny_llama, tmp_path / "m.gguf", adapters=[one, two], type="F32", findings=Findings())
     merge(tiny_llama, [one, two], tmp_path / "merged", findings=Findings())
@@ -30,8 +31,9 @@ def test_base_and_adapters_are_exported_as_they_would_be_merged(tiny_llama: Path
     assert told["exact"] and told["fingerprint"] == theirs == fingerprint(gguf.read(tmp_path / "m.gguf").tensors)
 
 
-def test_llama_cpp_answers_from_an_adapter_directory_as_peft_does(tiny_llama: Path, adapter: Make,
-                                                                  tmp_path: Path) -> None:  # fmt: skip
+def test_llama_cpp_answers_from_an_adapter_directory_as_peft_does(
+    tiny_llama: Path, adapter: Make, tmp_path: Path
+) -> None:
     from peft import PeftModel
 
     made = adapter(tiny_llama)
@@ -45,8 +47,9 @@ def test_llama_cpp_answers_from_an_adapter_directory_as_peft_does(tiny_llama: Pa
 def test_the_template_comes_along(tiny_llama: Path, tmp_path: Path) -> None:
     export(tiny_llama, tmp_path / "m.gguf", findings=Findings())
     messages = [{"role": "user", "content": "hi"}]
-    theirs = AutoTokenizer.from_pretrained(tiny_llama).apply_chat_template(messages, tokenize=False,
-                                                                           add_generation_prompt=True)  # fmt: skip
+    theirs = AutoTokenizer.from_pretrained(tiny_llama).apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
     assert LlamaCpp(tmp_path / "m.gguf").post("/apply-template", {"messages": messages})["prompt"] == theirs
 
 
@@ -86,13 +89,21 @@ def test_the_receipt_says_what_the_file_was_made_of(tiny_llama: Path, adapter: M
     assert receipt["checked"] == {"verified": False, "evaluated": False}
 
 
-@pytest.mark.parametrize(("options", "code"), [
-    ({"to": "onnx"}, "unknown-format"), ({"type": "Q9"}, "unknown-format"), ({"adapters": ["./none"]}, "not-found"),
-    ({"to": "gguf-adapter"}, "unsupported-adapter"), ({"to": "hf"}, "unknown-format"), ({"to": "awq"}, "data-invalid"),
-    ({"to": "bnb", "type": "int3"}, "unknown-format"),
-])  # fmt: skip
-def test_what_cannot_be_done_is_refused_and_nothing_left(options: dict[str, str], code: str, tiny_llama: Path,
-                                                         tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"to": "onnx"}, "unknown-format"),
+        ({"type": "Q9"}, "unknown-format"),
+        ({"adapters": ["./none"]}, "not-found"),
+        ({"to": "gguf-adapter"}, "unsupported-adapter"),
+        ({"to": "hf"}, "unknown-format"),
+        ({"to": "awq"}, "data-invalid"),
+        ({"to": "bnb", "type": "int3"}, "unknown-format"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_left(
+    options: dict[str, str], code: str, tiny_llama: Path, tmp_path: Path
+) -> None:
     with pytest.raises(Refusal) as refusal:
         export(tiny_llama, tmp_path / "x", **options, findings=Findings())  # type: ignore[arg-type]
     assert [p.code for p in refusal.value.problems] == [code]

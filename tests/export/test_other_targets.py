@@ -64,8 +64,9 @@ def test_llm_compressor_reads_the_recipe() -> None:
         assert recipe.Recipe.create_instance(quantised.recipe(quantised.Settings(to, kind))).modifiers
 
 
-def test_llm_compressor_is_given_the_model_the_texts_and_the_folder(tiny_llama: Path, tmp_path: Path,
-                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llm_compressor_is_given_the_model_the_texts_and_the_folder(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
     import types
 
@@ -85,8 +86,9 @@ def test_llm_compressor_is_given_the_model_the_texts_and_the_folder(tiny_llama: 
     assert "GPTQModifier" in seen["recipe"] and (tmp_path / "q" / "manifest.json").is_file()
 
 
-def test_a_library_that_is_missing_is_named_with_its_command(tiny_llama: Path, tmp_path: Path,
-                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_is_named_with_its_command(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(quantised, "find_spec", lambda _: None)
     with pytest.raises(Refusal) as refusal:
         export(tiny_llama, tmp_path / "q", to="bnb", findings=Findings())
@@ -109,10 +111,16 @@ def test_the_stage_writes_every_file_that_a_recipe_asks_for(tiny_llama: Path, ad
     from lingraft.recipe import Export
 
     made = adapter(tiny_llama)
-    (made / "adapter_config.json").write_text((made / "adapter_config.json").read_text().replace(
-        '"base_model_name_or_path": null', f'"base_model_name_or_path": "{tiny_llama}"'))  # fmt: skip
+    (made / "adapter_config.json").write_text(
+        (made / "adapter_config.json")
+        .read_text()
+        .replace('"base_model_name_or_path": null', f'"base_model_name_or_path": "{tiny_llama}"')
+    )
     merge(tiny_llama, [made], tmp_path / "merged", findings=Findings())
     wanted = [Export(), Export(type="F16"), Export(to="gguf-adapter")]
     export_all(tmp_path / "merged", Stack(tiny_llama, (made,)), tmp_path / "export", "x", wanted, Findings())
-    assert sorted(p.name for p in (tmp_path / "export").glob("*.gguf")) == ["x-F16.gguf", "x-Q8_0.gguf",
-                                                                           "x-adapter-lora.gguf"]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "export").glob("*.gguf")) == [
+        "x-F16.gguf",
+        "x-Q8_0.gguf",
+        "x-adapter-lora.gguf",
+    ]

@@ -42,13 +42,28 @@ class Hub(BaseHTTPRequestHandler):
             store["created"] = json.loads(body)
             self._answer({"url": f"{self.server.url}/me/zh", "name": "me/zh"})
         elif "/preupload/" in self.path:
-            self._answer({"files": [{"path": f["path"], "shouldIgnore": False,
-                                     "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".gguf")) else
-                                     "regular"} for f in json.loads(body)["files"]]})  # fmt: skip
+            self._answer(
+                {
+                    "files": [
+                        {
+                            "path": f["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".gguf")) else "regular",
+                        }
+                        for f in json.loads(body)["files"]
+                    ]
+                }
+            )
         elif self.path.endswith("/objects/batch"):
-            self._answer({"transfer": "basic", "objects": [
-                {**o, "actions": {"upload": {"href": f"{self.server.url}/store/{o['oid']}", "header": {}}}}
-                for o in json.loads(body)["objects"]]})  # fmt: skip
+            self._answer(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {**o, "actions": {"upload": {"href": f"{self.server.url}/store/{o['oid']}", "header": {}}}}
+                        for o in json.loads(body)["objects"]
+                    ],
+                }
+            )
         elif "/commit/" in self.path:
             lines = [json.loads(line) for line in body.splitlines()]
             store["files"] = {line["value"]["path"]: line["value"] for line in lines if line["key"] != "header"}
@@ -100,8 +115,9 @@ def test_every_file_reaches_the_hub(hub: dict[str, Any], tiny_llama: Path, tmp_p
     assert ModelCard(sent(hub, "README.md").decode()).data.license == "mit"
 
 
-def test_receipts_lose_the_folders_of_this_machine(hub: dict[str, Any], tiny_llama: Path, adapter: Make,
-                                                   tmp_path: Path) -> None:
+def test_receipts_lose_the_folders_of_this_machine(
+    hub: dict[str, Any], tiny_llama: Path, adapter: Make, tmp_path: Path
+) -> None:
     from lingraft.merge.run import merge
 
     made = adapter(tiny_llama)
@@ -114,8 +130,9 @@ def test_receipts_lose_the_folders_of_this_machine(hub: dict[str, Any], tiny_lla
     assert config["base_model_name_or_path"] == "owner/base" and config["peft_type"] == "LORA"
 
 
-def test_a_wrong_token_and_no_network_are_one_line(hub: dict[str, Any], tiny_llama: Path,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_token_and_no_network_are_one_line(
+    hub: dict[str, Any], tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     with pytest.raises(Refusal, match="401") as refusal:
         push(tiny_llama, "me/zh", findings=Findings())
@@ -129,8 +146,15 @@ def test_a_wrong_token_and_no_network_are_one_line(hub: dict[str, Any], tiny_lla
 
 def test_a_dry_run_writes_the_card_and_sends_nothing(hub: dict[str, Any], tiny_llama: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_llama, tmp_path / "m")
-    told = push(model, "me/zh", dry_run=True, base="HuggingFaceTB/SmolLM2-135M", licence="apache-2.0",
-                languages=["zh", "en"], findings=Findings())  # fmt: skip
+    told = push(
+        model,
+        "me/zh",
+        dry_run=True,
+        base="HuggingFaceTB/SmolLM2-135M",
+        licence="apache-2.0",
+        languages=["zh", "en"],
+        findings=Findings(),
+    )
     data = ModelCard.load(model / "README.md").data
     assert (data.base_model, data.license, data.language) == ("HuggingFaceTB/SmolLM2-135M", "apache-2.0", ["zh", "en"])
     assert data.library_name == "transformers" and told["dry_run"] and hub == {}

@@ -39,8 +39,9 @@ def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(tokenizer: Any, question: str) -> list[int]:
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True,
-                                        return_dict=False)  # fmt: skip
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+    )
     return [int(token) for token in ids]
 
 
@@ -52,8 +53,9 @@ def test_the_first_32_greedy_tokens_are_those_of_transformers(smollm2: Path, exp
         assert engine.greedy(ids, 32) == greedy(model, ids, 32), question
 
 
-def test_with_a_lora_the_next_token_is_as_likely_as_with_peft(smollm2: Path, exported: Path,
-                                                              adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_with_a_lora_the_next_token_is_as_likely_as_with_peft(
+    smollm2: Path, exported: Path, adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     from peft import PeftModel
 
     made = adapter(smollm2, scale=0.03, r=8, lora_alpha=16)
@@ -61,6 +63,8 @@ def test_with_a_lora_the_next_token_is_as_likely_as_with_peft(smollm2: Path, exp
     live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32), made)
     ids = asked(AutoTokenizer.from_pretrained(smollm2), QUESTIONS[0])
     theirs, engine = next_token(live, ids), LlamaCpp(exported, [tmp_path / "lora.gguf"])
-    near, far = (max(abs(float(theirs[token]) - value) for token, value in engine.next_token(ids, {0: scale}).items())
-                 for scale in (1.0, 0.0))  # fmt: skip
+    near, far = (
+        max(abs(float(theirs[token]) - value) for token, value in engine.next_token(ids, {0: scale}).items())
+        for scale in (1.0, 0.0)
+    )
     assert near < 0.02 and far > 10 * near, (near, far)

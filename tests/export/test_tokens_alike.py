@@ -19,15 +19,19 @@ from lingraft.vocab.run import extend
 
 SHIPPED = Path(lingraft.__file__).parent / "text"
 MIXED = [
-    "没有关系，我们已经过去了。", "如果然后我们可以time 为什么样的 mixed text, 的地方 2024年",
-    "Hello，世界！ I said 因为 it's 自己的。", "  两个月 没有  \n\n的时候\t人工智能AI", "",
+    "没有关系，我们已经过去了。",
+    "如果然后我们可以time 为什么样的 mixed text, 的地方 2024年",
+    "Hello，世界！ I said 因为 it's 自己的。",
+    "  两个月 没有  \n\n的时候\t人工智能AI",
+    "",
 ]
 
 
 def texts() -> list[str]:
     """Return the shipped Chinese and some English."""
     rows = (SHIPPED / "zh.jsonl").read_text("utf-8").splitlines() + (SHIPPED / "en.jsonl").read_text(
-        "utf-8").splitlines()[:20]  # fmt: skip
+        "utf-8"
+    ).splitlines()[:20]
     return [json.loads(row)["text"] for row in rows] + MIXED
 
 

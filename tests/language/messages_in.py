@@ -14,8 +14,15 @@ import lingraft
 from lingraft.language.catalogue import HOLE, shipped
 
 ROOT = Path(lingraft.__file__).parent
-TOLD = {"refuse": (1, 2), "problem": (1, 2), "warn": (1, 2), "Problem": (1, 2), "say": (0,), "track": (0,),
-        "BadParameter": (0,)}  # fmt: skip
+TOLD = {
+    "refuse": (1, 2),
+    "problem": (1, 2),
+    "warn": (1, 2),
+    "Problem": (1, 2),
+    "say": (0,),
+    "track": (0,),
+    "BadParameter": (0,),
+}
 Scope = dict[str, list[ast.expr]]
 
 
@@ -38,8 +45,9 @@ def missing() -> dict[str, str]:
 
 def _messages(tree: ast.Module) -> Iterator[str]:
     module = _assigned(tree.body)
-    scopes = [(node, {**module, **_assigned(ast.walk(node))}) for node in ast.walk(tree)
-              if isinstance(node, ast.FunctionDef)]  # fmt: skip
+    scopes = [
+        (node, {**module, **_assigned(ast.walk(node))}) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    ]
     for function, scope in scopes:
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and _name(call.func) in TOLD:
@@ -61,10 +69,14 @@ def _helps(tree: ast.Module, file: Path) -> Iterator[str]:
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield from (k.value.value for k in node.keywords
-                        if k.arg == "help" and isinstance(k.value, ast.Constant) and isinstance(k.value.value, str))
-        if isinstance(node, ast.FunctionDef) and any(_name(getattr(d, "func", d)) == "command" for d in
-                                                     node.decorator_list):  # fmt: skip
+            yield from (
+                k.value.value
+                for k in node.keywords
+                if k.arg == "help" and isinstance(k.value, ast.Constant) and isinstance(k.value.value, str)
+            )
+        if isinstance(node, ast.FunctionDef) and any(
+            _name(getattr(d, "func", d)) == "command" for d in node.decorator_list
+        ):
             yield " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
 
 
@@ -73,15 +85,26 @@ def _templates(node: ast.expr, scope: Scope, depth: int = 3) -> list[str]:
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else []
     if isinstance(node, ast.JoinedStr):
-        return [_joined(node), *(text for part in node.values if isinstance(part, ast.FormattedValue)
-                                 for text in _templates(part.value, scope, depth) if " " in text)]  # fmt: skip
+        return [
+            _joined(node),
+            *(
+                text
+                for part in node.values
+                if isinstance(part, ast.FormattedValue)
+                for text in _templates(part.value, scope, depth)
+                if " " in text
+            ),
+        ]
     if isinstance(node, ast.IfExp):
         return [*_templates(node.body, scope, depth), *_templates(node.orelse, scope, depth)]
     if isinstance(node, ast.BoolOp):
         return [text for value in node.values for text in _templates(value, scope, depth)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [_renumbered(a + "\0" + b) for a in _templates(node.left, scope, depth) or ["{0}"]
-                for b in _templates(node.right, scope, depth) or ["{0}"]]  # fmt: skip
+        return [
+            _renumbered(a + "\0" + b)
+            for a in _templates(node.left, scope, depth) or ["{0}"]
+            for b in _templates(node.right, scope, depth) or ["{0}"]
+        ]
     if isinstance(node, ast.Name) and depth:
         return [text for value in scope.get(node.id, []) for text in _templates(value, scope, depth - 1)]
     return []

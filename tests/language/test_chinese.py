@@ -22,15 +22,28 @@ SHARE = 0.9  # of what the package says; rooms add messages while others transla
 
 def lingraft(*words: str, lang: str = "zh_CN.UTF-8") -> subprocess.CompletedProcess[str]:
     outside = {k: v for k, v in os.environ.items() if k not in ("LINGRAFT_LANG", "LC_ALL", "LC_MESSAGES")}
-    return subprocess.run([sys.executable, "-m", "lingraft", *words], capture_output=True, text=True, check=False,
-                          env={**outside, "LANG": lang, "PYTHONUTF8": "1"})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "lingraft", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**outside, "LANG": lang, "PYTHONUTF8": "1"},
+    )
 
 
-@pytest.mark.parametrize(("settings", "wanted"), [
-    ({"LANG": "zh_CN.UTF-8"}, "zh"), ({"LANG": "en_US.UTF-8"}, "en"), ({}, "en"), ({"LANG": "C"}, "en"),
-    ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"), ({"LANG": "C", "LC_MESSAGES": "zh_TW"}, "zh"),
-    ({"LC_ALL": "C", "LINGRAFT_LANG": "zh"}, "zh"), ({"LANG": "zh_CN", "LINGRAFT_LANG": "en"}, "en"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, "zh"),
+        ({"LANG": "en_US.UTF-8"}, "en"),
+        ({}, "en"),
+        ({"LANG": "C"}, "en"),
+        ({"LANG": "zh_CN.UTF-8", "LC_ALL": "C"}, "en"),
+        ({"LANG": "C", "LC_MESSAGES": "zh_TW"}, "zh"),
+        ({"LC_ALL": "C", "LINGRAFT_LANG": "zh"}, "zh"),
+        ({"LANG": "zh_CN", "LINGRAFT_LANG": "en"}, "en"),
+    ],
+)
 def test_the_language_is_what_the_first_setting_says(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], wanted: str
 ) -> None:
@@ -79,8 +92,10 @@ def test_of_two_templates_that_fit_the_one_with_more_words_wins() -> None:
 
 
 def test_a_short_template_does_not_catch_a_sentence_that_only_looks_alike() -> None:
-    assert Catalogue({"{0} has {1}": "{0} 有 {1}"}).translate("the wall has many long stones") == \
-        "the wall has many long stones"  # fmt: skip
+    assert (
+        Catalogue({"{0} has {1}": "{0} 有 {1}"}).translate("the wall has many long stones")
+        == "the wall has many long stones"
+    )
 
 
 def test_a_problem_is_told_in_chinese_under_its_english_code() -> None:
@@ -128,10 +143,17 @@ def test_a_summary_keeps_names_figures_and_columns() -> None:
 
 @pytest.mark.parametrize("lang", ["C", "zh_CN.UTF-8"])
 def test_help_loads_nothing_heavy(lang: str) -> None:
-    code = ("import sys; sys.argv = ['lingraft', '--help']\ntry:\n from lingraft.cli import main; main()\n"
-            "except SystemExit: pass\nprint(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={**os.environ, "LANG": lang, "LC_ALL": lang})  # fmt: skip
+    code = (
+        "import sys; sys.argv = ['lingraft', '--help']\ntry:\n from lingraft.cli import main; main()\n"
+        "except SystemExit: pass\nprint(sorted({'torch', 'transformers', 'gradio', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "LANG": lang, "LC_ALL": lang},
+    )
     assert done.stdout.strip().endswith("[]")
 
 

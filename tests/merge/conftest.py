@@ -37,8 +37,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def adapter(tmp_path: Path) -> Callable[..., Path]:
     """Return a factory of adapters: made by peft on a base, moved from their first values, saved by peft."""
 
-    def make(base: Path, name: str = "adapter", *, resize: int | None = None, load: Any = None, scale: float = 0.05,
-             seed: int = 1, on: Any = None, kind: str = "LoraConfig", **config: Any) -> Path:
+    def make(
+        base: Path,
+        name: str = "adapter",
+        *,
+        resize: int | None = None,
+        load: Any = None,
+        scale: float = 0.05,
+        seed: int = 1,
+        on: Any = None,
+        kind: str = "LoraConfig",
+        **config: Any,
+    ) -> Path:
         import peft
 
         torch.manual_seed(seed)

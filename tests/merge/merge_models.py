@@ -23,23 +23,53 @@ def tiny(kind: str, tied: bool = False) -> Any:
     import transformers as t
 
     if kind == "llama":
-        return t.LlamaForCausalLM(t.LlamaConfig(
-            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, tie_word_embeddings=tied, max_position_embeddings=64))
+        return t.LlamaForCausalLM(
+            t.LlamaConfig(
+                vocab_size=VOCAB,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                tie_word_embeddings=tied,
+                max_position_embeddings=64,
+            )
+        )
     if kind == "gpt2":
         return t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=64))
     if kind == "gpt_neox":
-        return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(
-            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=64))
+        return t.GPTNeoXForCausalLM(
+            t.GPTNeoXConfig(
+                vocab_size=VOCAB,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+            )
+        )
     if kind == "bert":
-        return t.BertForMaskedLM(t.BertConfig(
-            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=64))
+        return t.BertForMaskedLM(
+            t.BertConfig(
+                vocab_size=VOCAB,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+            )
+        )
     if kind == "bert-pooled":
-        return t.BertForPreTraining(t.BertConfig(
-            vocab_size=VOCAB, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=64))
+        return t.BertForPreTraining(
+            t.BertConfig(
+                vocab_size=VOCAB,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=64,
+            )
+        )
     raise ValueError(kind)
 
 
@@ -60,8 +90,9 @@ def load_model(path: Path, load: Any = None, dtype: torch.dtype | None = None) -
     return load.from_pretrained(path, dtype=dtype or "auto")
 
 
-def by_peft(base: Path, *adapters: Path, resize: int | None = None, load: Any = None,
-            dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+def by_peft(
+    base: Path, *adapters: Path, resize: int | None = None, load: Any = None, dtype: torch.dtype | None = None
+) -> dict[str, torch.Tensor]:
     """Merge with peft, one adapter after the other, and return the state dict."""
     import peft
 
@@ -83,4 +114,5 @@ def codes(call: Callable[[], Any]) -> set[str]:
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Tell whether two state dicts hold the same names and the same bits."""
     return one.keys() == other.keys() and all(
-        torch.equal(one[n], other[n]) and one[n].dtype == other[n].dtype for n in one)
+        torch.equal(one[n], other[n]) and one[n].dtype == other[n].dtype for n in one
+    )

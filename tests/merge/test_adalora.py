@@ -20,8 +20,18 @@ from lingraft.verify.run import verify
 def dealt_out(tiny_untied: Path, tmp_path: Path) -> Path:
     """An AdaLoRA adapter trained with plain peft until whole layers are pruned away."""
     torch.manual_seed(0)
-    config = AdaLoraConfig(init_r=6, target_r=3, lora_alpha=9, target_modules="all-linear", total_step=20, tinit=2,
-                           tfinal=4, deltaT=1, task_type="CAUSAL_LM", modules_to_save=["lm_head"])  # fmt: skip
+    config = AdaLoraConfig(
+        init_r=6,
+        target_r=3,
+        lora_alpha=9,
+        target_modules="all-linear",
+        total_step=20,
+        tinit=2,
+        tfinal=4,
+        deltaT=1,
+        task_type="CAUSAL_LM",
+        modules_to_save=["lm_head"],
+    )
     model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_untied), config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     ids = torch.randint(3, 300, (2, 20))

@@ -87,8 +87,9 @@ def published_ties(base: torch.Tensor, some: list[torch.Tensor], weights: list[f
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 1.0])
 def test_ties_is_what_is_published(base: Make, three: tuple[Path, ...], tmp_path: Path, density: float) -> None:
-    average(three, tmp_path / "out", method="ties", base=base(), density=density, weights=[1, 2, 1],
-            findings=Findings())  # fmt: skip
+    average(
+        three, tmp_path / "out", method="ties", base=base(), density=density, weights=[1, 2, 1], findings=Findings()
+    )
     old, some = tensors(base()), [tensors(path) for path in three]
     for name, found in tensors(tmp_path / "out").items():
         wanted = published_ties(old[name], [one[name] for one in some], [0.25, 0.5, 0.25], density)
@@ -112,8 +113,9 @@ def test_the_threshold_in_blocks_is_that_of_a_whole_sort(block: int) -> None:
 
 def test_dare_keeps_the_expectation_and_drops_the_share(base: Make, tmp_path: Path) -> None:
     tuned = run_of(base(), tmp_path / "run", 5)
-    average([tuned, tuned], tmp_path / "out", method="dare", base=base(), density=0.25, weights=[1, 1],
-            findings=Findings())  # fmt: skip
+    average(
+        [tuned, tuned], tmp_path / "out", method="dare", base=base(), density=0.25, weights=[1, 1], findings=Findings()
+    )
     name = "model.embed_tokens.weight"
     old, new, found = (tensors(p)[name] for p in (base(), tuned, tmp_path / "out"))
     ratio = (found - old) / (new - old)  # two draws of 0 or 4, each of weight a half
@@ -139,23 +141,36 @@ def by_numpy(base: Any, deltas: Any, weights: Any, density: float) -> Any:
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [1, 2, 5]])
-def test_ties_is_the_papers_algorithm_value_by_value(base: Make, three: tuple[Path, ...], tmp_path: Path,
-                                                     weights: list[float]) -> None:  # fmt: skip
+def test_ties_is_the_papers_algorithm_value_by_value(
+    base: Make, three: tuple[Path, ...], tmp_path: Path, weights: list[float]
+) -> None:
     average(three, tmp_path / "out", method="ties", base=base(), density=0.3, weights=weights, findings=Findings())
     found, below, some = tensors(tmp_path / "out"), tensors(base()), [tensors(path) for path in three]
     for name in ("model.norm.weight", "model.layers.0.self_attn.k_proj.weight", "model.layers.1.mlp.up_proj.weight"):
-        wanted = by_numpy(below[name].numpy(), [(one[name] - below[name]).numpy() for one in some],
-                          [w / sum(weights) for w in weights], 0.3)  # fmt: skip
+        wanted = by_numpy(
+            below[name].numpy(),
+            [(one[name] - below[name]).numpy() for one in some],
+            [w / sum(weights) for w in weights],
+            0.3,
+        )
         assert torch.allclose(found[name], torch.from_numpy(wanted), atol=1e-6), name
 
 
 @pytest.mark.parametrize("density", [0.3, 0.9])
-def test_dare_keeps_a_share_and_rescales_it_value_by_value(base: Make, three: tuple[Path, ...], tmp_path: Path,
-                                                           density: float) -> None:  # fmt: skip
+def test_dare_keeps_a_share_and_rescales_it_value_by_value(
+    base: Make, three: tuple[Path, ...], tmp_path: Path, density: float
+) -> None:
     """Equation 1 of the paper: each value of the merged difference is 0 or delta / density."""
     one = three[0]
-    average([one, base()], tmp_path / "out", method="dare", base=base(), density=density, weights=[1, 1],
-            findings=Findings())  # fmt: skip
+    average(
+        [one, base()],
+        tmp_path / "out",
+        method="dare",
+        base=base(),
+        density=density,
+        weights=[1, 1],
+        findings=Findings(),
+    )
     found, below, above = tensors(tmp_path / "out"), tensors(base()), tensors(one)
     name = "model.layers.0.mlp.up_proj.weight"
     delta, moved = above[name] - below[name], (found[name] - below[name]) * 2 * density
@@ -173,8 +188,10 @@ def test_a_dare_mask_does_not_depend_on_the_blocks_it_is_read_in() -> None:
 def test_the_same_seed_gives_the_same_model_and_another_does_not(
     base: Make, three: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    prints = [average(three, tmp_path / str(i), method="dare", base=base(), seed=seed, findings=Findings())
-              for i, seed in enumerate((1, 1, 2))]  # fmt: skip
+    prints = [
+        average(three, tmp_path / str(i), method="dare", base=base(), seed=seed, findings=Findings())
+        for i, seed in enumerate((1, 1, 2))
+    ]
     assert prints[0]["fingerprint"] == prints[1]["fingerprint"] != prints[2]["fingerprint"]
 
 
@@ -238,8 +255,10 @@ def test_another_vocabulary_is_refused_by_the_tensor(base: Make, tmp_path: Path)
     assert refused(call) == {"vocab-mismatch"} and not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("options", [{"weights": [1]}, {"weights": [1, -1]}, {"method": "ties"}, {"method": "slerp"},
-                                     {"method": "dare", "density": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"weights": [1]}, {"weights": [1, -1]}, {"method": "ties"}, {"method": "slerp"}, {"method": "dare", "density": 0}],
+)
 def test_wrong_options_are_refused_before_anything_is_read(base: Make, tmp_path: Path, options: dict[str, Any]) -> None:
     call = lambda: average([base(), base()], tmp_path / "m", findings=Findings(), **options)  # noqa: E731
     assert refused(call) == {"recipe-invalid"}
@@ -260,8 +279,9 @@ def test_a_tied_and_an_untied_model_give_an_untied_mean(base: Make, tmp_path: Pa
     assert json.loads((tmp_path / "m" / "config.json").read_text())["tie_word_embeddings"] is False
 
 
-def test_a_threshold_is_found_once_however_many_threads_read(base: Make, three: tuple[Path, ...],
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_threshold_is_found_once_however_many_threads_read(
+    base: Make, three: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from lingraft.merge.average import _plan, averaged

@@ -9,8 +9,16 @@ from lingraft.merge.updates import Dora, LowRank, LowRankEmbedding
 from lingraft.weights.stream import BLOCK, single_threaded
 from lingraft.weights.tensors import Entry, row_blocks
 
-SHAPES = [(4096, 4096, 8), (11008, 4096, 64), (4096, 11008, 64), (49953, 2048, 64), (32000, 4096, 13), (5632, 2048, 1),
-          (1024, 28672, 16), (300, 333, 7)]  # fmt: skip
+SHAPES = [
+    (4096, 4096, 8),
+    (11008, 4096, 64),
+    (4096, 11008, 64),
+    (49953, 2048, 64),
+    (32000, 4096, 13),
+    (5632, 2048, 1),
+    (1024, 28672, 16),
+    (300, 333, 7),
+]
 
 
 def entry(tensor: torch.Tensor) -> Entry:

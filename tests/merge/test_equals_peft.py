@@ -18,10 +18,16 @@ LLAMA: dict[str, dict[str, Any]] = {
     "lora": {"target_modules": "all-linear"},
     "rslora": {"target_modules": ATTENTION, "use_rslora": True},
     "dora": {"target_modules": "all-linear", "use_dora": True},
-    "patterns": {"target_modules": "all-linear", "rank_pattern": {"q_proj": 7, r"layers\.1\.mlp\.up_proj": 3},
-                 "alpha_pattern": {"mlp.down_proj": 32}},
-    "patterns and rslora": {"target_modules": ATTENTION, "rank_pattern": {"^model.layers.0.self_attn.q_proj": 2},
-                            "use_rslora": True},
+    "patterns": {
+        "target_modules": "all-linear",
+        "rank_pattern": {"q_proj": 7, r"layers\.1\.mlp\.up_proj": 3},
+        "alpha_pattern": {"mlp.down_proj": 32},
+    },
+    "patterns and rslora": {
+        "target_modules": ATTENTION,
+        "rank_pattern": {"^model.layers.0.self_attn.q_proj": 2},
+        "use_rslora": True,
+    },
     "layers": {"target_modules": ATTENTION, "layers_to_transform": [1]},
     "regex": {"target_modules": r".*\.0\..*(q|k)_proj"},
     "saved": {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens", "lm_head"]},
@@ -37,8 +43,10 @@ UNTIED: dict[str, dict[str, Any]] = {
     "embedding dora": {"target_modules": ["q_proj", "embed_tokens"], "use_dora": True},
     "saved embedding": {"target_modules": ATTENTION, "modules_to_save": ["embed_tokens"]},
     "saved head": {"target_modules": ATTENTION, "modules_to_save": ["lm_head"]},
-    "rows of both": {"target_modules": ATTENTION,
-                     "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3, 9, 11]}},
+    "rows of both": {
+        "target_modules": ATTENTION,
+        "trainable_token_indices": {"embed_tokens": [1, 2], "lm_head": [3, 9, 11]},
+    },
 }
 
 
@@ -91,8 +99,10 @@ def test_bert_equals_peft(base, adapter, run, config):
 
 IA3: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]}),
-    "gpt2": ("gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"],
-                      "fan_in_fan_out": True}),
+    "gpt2": (
+        "gpt2",
+        {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"], "fan_in_fan_out": True},
+    ),
     "bert": ("bert", {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}),
 }
 
@@ -122,9 +132,11 @@ def test_a_classification_head_equals_peft(base, adapter, run, kind):
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("config", [{}, {"modules_to_save": ["embed_tokens", "lm_head"]},
-                                    {"trainable_token_indices": list(range(VOCAB, VOCAB + 8))}],
-                         ids=["copies", "saved", "rows"])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}, {"trainable_token_indices": list(range(VOCAB, VOCAB + 8))}],
+    ids=["copies", "saved", "rows"],
+)
 def test_a_grown_vocabulary_equals_peft(base, adapter, run, config, tied):
     start = base(tied=tied)
     made = adapter(start, resize=VOCAB + 8, target_modules=ATTENTION, **config)
@@ -138,8 +150,15 @@ def test_two_adapters_equal_peft_one_after_the_other(base, adapter, run, tied):
     start = base(tied=tied)
     one = adapter(start, "one", target_modules="all-linear", modules_to_save=["embed_tokens", "lm_head"])
     live = adapter.live.merge_and_unload()
-    two = adapter(start, "two", on=live, seed=2, target_modules=ATTENTION, use_dora=True,
-                  modules_to_save=["embed_tokens", "lm_head"])
+    two = adapter(
+        start,
+        "two",
+        on=live,
+        seed=2,
+        target_modules=ATTENTION,
+        use_dora=True,
+        modules_to_save=["embed_tokens", "lm_head"],
+    )
     assert same(dict(load_model(run(start, one, two)).state_dict()), by_peft(start, one, two))
 
 
@@ -191,8 +210,14 @@ def test_a_matrix_that_is_targeted_as_a_parameter_equals_peft(base, adapter, run
     assert same(dict(load_model(run(base(), made)).state_dict()), by_peft(base(), made))
 
 
-@pytest.mark.parametrize("config", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["lm_head"]},
-                                    {"trainable_token_indices": {"lm_head": [3, 9]}}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"target_modules": ["lm_head"]},
+        {"trainable_token_indices": {"lm_head": [3, 9]}},
+    ],
+)
 def test_a_head_that_the_files_call_otherwise_equals_peft(base, adapter, run, config):
     made = adapter(base("gpt_neox"), **{"target_modules": ["query_key_value"], **config})
     out = run(base("gpt_neox"), made)
@@ -208,8 +233,14 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("family, config", CLASSES.values(), ids=CLASSES.keys())
 def test_a_classifier_out_of_a_language_model_is_the_class_that_was_trained(adapter, run, tmp_path, family, config):
-    shape = {"vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "max_position_embeddings": 70}  # fmt: skip
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 70,
+    }
     kind = f"{family}ForCausalLM" if family == "Mixtral" else f"{family}ForMaskedLM"
     getattr(transformers, kind)(getattr(transformers, f"{family}Config")(**shape)).save_pretrained(tmp_path / "base")
     load = getattr(transformers, f"{family}ForSequenceClassification")

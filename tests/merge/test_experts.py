@@ -10,8 +10,13 @@ import transformers as t
 from merge_models import by_peft, codes, load_model, same
 
 FUSED = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
-SMALL = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2}  # fmt: skip
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 @pytest.fixture(params=["mixtral", "qwen3_moe", "gpt_oss"])
@@ -19,11 +24,20 @@ def moe(request, tmp_path):
     torch.manual_seed(0)
     model = {
         "mixtral": lambda: t.MixtralForCausalLM(t.MixtralConfig(num_local_experts=4, intermediate_size=48, **SMALL)),
-        "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(t.Qwen3MoeConfig(
-            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, intermediate_size=48, head_dim=8, **SMALL)),
-        "gpt_oss": lambda: t.GptOssForCausalLM(t.GptOssConfig(
-            num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, head_dim=8, **SMALL)),
-    }[request.param]()  # fmt: skip
+        "qwen3_moe": lambda: t.Qwen3MoeForCausalLM(
+            t.Qwen3MoeConfig(
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=24,
+                intermediate_size=48,
+                head_dim=8,
+                **SMALL,
+            )
+        ),
+        "gpt_oss": lambda: t.GptOssForCausalLM(
+            t.GptOssConfig(num_local_experts=4, num_experts_per_tok=2, intermediate_size=32, head_dim=8, **SMALL)
+        ),
+    }[request.param]()
     model.save_pretrained(tmp_path / "base")
     return tmp_path / "base"
 

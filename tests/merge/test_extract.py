@@ -102,19 +102,29 @@ def test_gpt2_is_extracted_through_its_transposed_layers_and_biases(base: Callab
     assert torch.allclose(logits(again), logits(wanted), atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "auto"), [
-    ("GPTNeoXForCausalLM", "AutoModelForCausalLM"), ("Qwen3ForCausalLM", "AutoModelForCausalLM"),
-    ("BertForMaskedLM", "AutoModelForMaskedLM"),
-    ("RobertaForSequenceClassification", "AutoModelForSequenceClassification"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "auto"),
+    [
+        ("GPTNeoXForCausalLM", "AutoModelForCausalLM"),
+        ("Qwen3ForCausalLM", "AutoModelForCausalLM"),
+        ("BertForMaskedLM", "AutoModelForMaskedLM"),
+        ("RobertaForSequenceClassification", "AutoModelForSequenceClassification"),
+    ],
+)
 def test_pefts_merge_is_within_the_stated_error_for_every_architecture(tmp_path: Path, name: str, auto: str) -> None:
     import transformers
     from peft import PeftModel
 
     torch.manual_seed(0)
     kind, load = getattr(transformers, name), getattr(transformers, auto).from_pretrained
-    sizes = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-             "num_attention_heads": 2, "max_position_embeddings": 64}  # fmt: skip
+    sizes = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    }
     model = kind(kind.config_class(**sizes))
     model.save_pretrained(tmp_path / "base")
     with torch.no_grad():
@@ -210,8 +220,9 @@ def test_the_lineage_names_the_base_so_that_another_is_refused(base: Callable[..
     assert "base-mismatch" in {p.code for p in refusal.value.problems}
 
 
-def test_the_lineage_knows_the_tokenizer_that_lies_beside_the_adapter(base: Callable[..., Path],
-                                                                      tmp_path: Path) -> None:  # fmt: skip
+def test_the_lineage_knows_the_tokenizer_that_lies_beside_the_adapter(
+    base: Callable[..., Path], tmp_path: Path
+) -> None:
     import json
 
     from lingraft.merge.lineage import read_lineage, tokenizer_digest

@@ -134,11 +134,13 @@ def test_a_write_that_fails_leaves_nothing_behind(base, adapter, run, monkeypatc
 def test_an_interrupted_merge_leaves_nothing_behind(base, adapter, tmp_path):
     made = adapter(base(), **ALL)
     before = sorted(tmp_path.iterdir())
-    code = ("import sys, time; from pathlib import Path; from lingraft.weights import stream; whole = stream._block\n"
-            "def slow(*a):\n    print('go', flush=True); time.sleep(0.2); return whole(*a)\n"
-            "stream._block = slow\nfrom lingraft.merge.run import merge; from lingraft.problems import Findings\n"
-            f"merge(Path({str(base())!r}), [Path({str(made)!r})], Path({str(tmp_path / 'out')!r}), "
-            "findings=Findings())")
+    code = (
+        "import sys, time; from pathlib import Path; from lingraft.weights import stream; whole = stream._block\n"
+        "def slow(*a):\n    print('go', flush=True); time.sleep(0.2); return whole(*a)\n"
+        "stream._block = slow\nfrom lingraft.merge.run import merge; from lingraft.problems import Findings\n"
+        f"merge(Path({str(base())!r}), [Path({str(made)!r})], Path({str(tmp_path / 'out')!r}), "
+        "findings=Findings())"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None and process.stdout.readline()
     assert len(sorted(tmp_path.iterdir())) > len(before)
@@ -189,8 +191,10 @@ def test_memory_does_not_grow_with_the_model(adapter, tmp_path):
     big = t.LlamaForCausalLM(t.LlamaConfig(**{k: v for k, v in config.items() if k != "head_dim"}))
     big.save_pretrained(tmp_path / "base")
     made = adapter(tmp_path / "base", on=big, r=16, **ALL, modules_to_save=["embed_tokens", "lm_head"])
-    peaks = [_anonymous(["-c", "import torch, time; torch.ones(1); time.sleep(0.3)"]),
-             _anonymous(["-m", "lingraft", "merge", str(tmp_path / "base"), str(made), "--out", str(tmp_path / "out")])]
+    peaks = [
+        _anonymous(["-c", "import torch, time; torch.ones(1); time.sleep(0.3)"]),
+        _anonymous(["-m", "lingraft", "merge", str(tmp_path / "base"), str(made), "--out", str(tmp_path / "out")]),
+    ]
     assert peaks[1] - peaks[0] < 300e6
 
 

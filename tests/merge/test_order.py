@@ -179,9 +179,14 @@ def test_an_older_adapter_file_with_the_adapters_name_inside_is_the_same_adapter
     made = adapter(base(), target_modules=["q_proj"], modules_to_save=["lm_head"])
     before = run(base(), made, out="new")
     tensors = load_file(made / "adapter_model.safetensors")
-    named = {(n.replace(".weight", ".default.weight") if "lora" in n
-              else n.replace("lm_head.", "lm_head.modules_to_save.default.")): t
-             for n, t in tensors.items()}  # fmt: skip
+    named = {
+        (
+            n.replace(".weight", ".default.weight")
+            if "lora" in n
+            else n.replace("lm_head.", "lm_head.modules_to_save.default.")
+        ): t
+        for n, t in tensors.items()
+    }
     (made / "adapter_model.safetensors").unlink()
     torch.save(named, made / "adapter_model.bin")
     first = run.answer["fingerprint"]
@@ -255,8 +260,10 @@ def test_older_names_on_disk_are_found_as_transformers_finds_them(base, adapter,
     whole = run(base("bert"), made)
     old = tmp_path / "old"
     old.mkdir()
-    tensors = {n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
-               for n, t in load_file(base("bert") / "model.safetensors").items()}  # fmt: skip
+    tensors = {
+        n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        for n, t in load_file(base("bert") / "model.safetensors").items()
+    }
     save_file(tensors, old / "model.safetensors", {"format": "pt"})
     (old / "config.json").write_bytes((base("bert") / "config.json").read_bytes())
     ours = load_model(run(old, made, out="mapped")).state_dict()

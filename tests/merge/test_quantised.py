@@ -14,9 +14,11 @@ from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import open_checkpoint
 
 pytest.importorskip("bitsandbytes")
-METHODS = [{"method": "nf4", "double": True, "dtype": "float32"},
-           {"method": "fp4", "double": False, "dtype": "float32"},
-           {"method": "int8", "double": False, "dtype": "float32"}]  # fmt: skip
+METHODS = [
+    {"method": "nf4", "double": True, "dtype": "float32"},
+    {"method": "fp4", "double": False, "dtype": "float32"},
+    {"method": "int8", "double": False, "dtype": "float32"},
+]
 
 
 @pytest.fixture(params=METHODS, ids=lambda m: m["method"])
@@ -44,11 +46,17 @@ def small(bnb, layer, how):
         made = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False)
         made.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
     else:
-        made = bnb.nn.Linear4bit(layer.in_features, layer.out_features, bias=False, quant_type=how["method"],
-                                 compress_statistics=how["double"])  # fmt: skip
+        made = bnb.nn.Linear4bit(
+            layer.in_features,
+            layer.out_features,
+            bias=False,
+            quant_type=how["method"],
+            compress_statistics=how["double"],
+        )
         made.support_avx512bf16_for_cpu = False
-        made.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type=how["method"],
-                                        compress_statistics=how["double"])  # fmt: skip
+        made.weight = bnb.nn.Params4bit(
+            layer.weight.data, requires_grad=False, quant_type=how["method"], compress_statistics=how["double"]
+        )
     return made.to("cpu")
 
 

@@ -92,8 +92,12 @@ def test_a_saved_module_that_the_file_lost_is_refused(base, adapter, run):
 
 
 def test_a_stray_prefix_on_part_of_the_keys_is_never_stripped(base, plain, run):
-    edit(plain, lambda t: [t.update({n.replace(".model.layers", ".model.model.layers"): t.pop(n)})
-                           for n in list(t) if "layers.1" in n])
+    edit(
+        plain,
+        lambda t: [
+            t.update({n.replace(".model.layers", ".model.model.layers"): t.pop(n)}) for n in list(t) if "layers.1" in n
+        ],
+    )
     assert codes(lambda: run(base(), plain)) == {"unused-adapter-tensors"}
 
 
@@ -180,8 +184,13 @@ def test_an_adapter_that_is_inside_is_refused_by_its_projection(base, adapter, r
 
 
 def test_problems_are_told_all_together(base, plain, run):
-    edit(plain, lambda t: (t[Q + "lora_A.weight"].view(-1)[0].fill_(float("nan")),
-                           t[Q.replace("q_", "v_") + "lora_B.weight"].view(-1)[0].fill_(float("inf"))))
+    edit(
+        plain,
+        lambda t: (
+            t[Q + "lora_A.weight"].view(-1)[0].fill_(float("nan")),
+            t[Q.replace("q_", "v_") + "lora_B.weight"].view(-1)[0].fill_(float("inf")),
+        ),
+    )
     with pytest.raises(Refusal) as refused:
         run(base(), plain)
     assert len(refused.value.problems) == 2

@@ -100,8 +100,9 @@ def test_a_kept_tie_can_be_untied(base, adapter, run, config):
     assert not tie(out) and near(logits(load_model(out)), logits(adapter.live))
 
 
-@pytest.mark.parametrize("config", [{**Q, "modules_to_save": ["embed_tokens"]},
-                                    {"target_modules": ["q_proj", "embed_tokens"]}])
+@pytest.mark.parametrize(
+    "config", [{**Q, "modules_to_save": ["embed_tokens"]}, {"target_modules": ["q_proj", "embed_tokens"]}]
+)
 def test_one_end_of_a_grown_model_is_a_conflict_too(base, adapter, run, config):
     made = adapter(base(tied=True), resize=VOCAB + 8, **config)
     assert codes(lambda: run(base(tied=True), made)) == {"tied-head-conflict"}

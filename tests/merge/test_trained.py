@@ -56,9 +56,18 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    model = t.LlamaForCausalLM(t.LlamaConfig(
-        vocab_size=256, hidden_size=96, intermediate_size=192, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=False))
+    model = t.LlamaForCausalLM(
+        t.LlamaConfig(
+            vocab_size=256,
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=False,
+        )
+    )
     train(model, text("en"), 150, 3e-3)
     model.save_pretrained(folder / "float32")
     model.to(torch.bfloat16).save_pretrained(folder / "bfloat16")

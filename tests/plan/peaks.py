@@ -33,9 +33,16 @@ class Combination:
 
 
 def _llama(rows: int, width: int, ffn: int, layers: int, heads: int, kv: int, tied: bool, kind: str = "llama") -> Any:
-    return {"model_type": kind, "vocab_size": rows, "hidden_size": width, "intermediate_size": ffn,
-            "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv,
-            "tie_word_embeddings": tied}  # fmt: skip
+    return {
+        "model_type": kind,
+        "vocab_size": rows,
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "tie_word_embeddings": tied,
+    }
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -43,9 +50,18 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama-58M": _llama(32000, 512, 1408, 8, 8, 8, False),
     "llama-187M": _llama(16000, 1024, 2816, 12, 16, 16, False),
     "qwen2-71M": _llama(64000, 512, 2048, 10, 8, 2, True, "qwen2"),
-    "gpt2-83M": {"model_type": "gpt2", "vocab_size": 50257, "n_embd": 640, "n_layer": 10, "n_head": 10,
-                 "n_positions": 1024, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-}  # fmt: skip
+    "gpt2-83M": {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_embd": 640,
+        "n_layer": 10,
+        "n_head": 10,
+        "n_positions": 1024,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
+}
 
 
 def make_model(name: str, folder: Path) -> Path:
@@ -98,8 +114,13 @@ def planned(model: Path, combination: Combination) -> Any:
 
     trainer, strategy = combination.trainer, NAMED[combination.strategy]
     dtype = getattr(torch, combination.dtype)
-    work = Work(combination.length, trainer["per_device_train_batch_size"], trainer["gradient_accumulation_steps"],
-                dtype, checkpointing=trainer.get("gradient_checkpointing", False))  # fmt: skip
+    work = Work(
+        combination.length,
+        trainer["per_device_train_batch_size"],
+        trainer["gradient_accumulation_steps"],
+        dtype,
+        checkpointing=trainer.get("gradient_checkpointing", False),
+    )
     return weigh(look(read_config(model)), strategy.techniques, work, cpu(dtype, 1e11, 1e10), strategy.quantised)
 
 
@@ -136,8 +157,12 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     pieces = [Piece(ids[at : at + length], (1, length)) for at in range(0, len(ids), length)]
     config = read_config(model)
     techniques = NAMED[combination["strategy"]].techniques(build(config), config)
-    block = Pretrain(data=str(model), length=length, techniques=list(techniques),
-                     trainer={**combination["trainer"], "max_steps": STEPS})  # fmt: skip
+    block = Pretrain(
+        data=str(model),
+        length=length,
+        techniques=list(techniques),
+        trainer={**combination["trainer"], "max_steps": STEPS},
+    )
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage("pretrain", block, model, (), Path(scratch) / "out", Path(scratch) / "work")
         result = train(stage, Examples(pack_pieces(pieces, tokenizer, length, count), None, tokenizer))

@@ -91,19 +91,42 @@ def cost_of(model: Model, name: str, whole: bool = False, **layout: Any) -> Any:
     return weigh(model, NAMED[name].techniques, work, card, NAMED[name].quantised, whole)
 
 
-@pytest.mark.parametrize(("kind", "more", "depths"), [
-    ("gemma2", {"num_hidden_layers": 10}, (4, 6)),
-    ("deepseek_v2", {"num_hidden_layers": 9, "first_k_dense_replace": 2, "q_lora_rank": None, "kv_lora_rank": 16,
-                     "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}, (4, 5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "more", "depths"),
+    [
+        ("gemma2", {"num_hidden_layers": 10}, (4, 6)),
+        (
+            "deepseek_v2",
+            {
+                "num_hidden_layers": 9,
+                "first_k_dense_replace": 2,
+                "q_lora_rank": None,
+                "kv_lora_rank": 16,
+                "qk_rope_head_dim": 8,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+            },
+            (4, 5),
+        ),
+    ],
+)
 def test_blocks_of_several_kinds_are_continued_by_their_repetition(
     kind: str, more: dict[str, Any], depths: tuple[int, ...]
 ) -> None:
     from transformers import AutoConfig
 
-    small = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32,
-             "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "n_routed_experts": 8,
-             "num_experts_per_tok": 2, "n_shared_experts": 1}  # fmt: skip
+    small = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+    }
     model = look(AutoConfig.for_model(kind, **{**small, **more}))
     assert model.depths == depths
     assert cost_of(model, "freeze") == cost_of(model, "freeze", whole=True)
@@ -117,11 +140,14 @@ def test_prompts_and_prefixes_cost_their_own_vectors(kind: str, tiny_untied: Pat
     from lingraft.train.techniques.prompt import Prompt
 
     make = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}[kind]
-    judge = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_untied),
-                           make(num_virtual_tokens=7, task_type="CAUSAL_LM"))  # fmt: skip
+    judge = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_untied), make(num_virtual_tokens=7, task_type="CAUSAL_LM")
+    )
     technique: Any = Prompt(kind=kind, tokens=7)  # type: ignore[arg-type]
-    made = [weigh(look(read_config(tiny_untied)), lambda *_: [technique], Work(n, blocks=2), find("L4", None))
-            for n in (32, 64)]  # fmt: skip
+    made = [
+        weigh(look(read_config(tiny_untied)), lambda *_: [technique], Work(n, blocks=2), find("L4", None))
+        for n in (32, 64)
+    ]
     assert made[0].trained == judge.get_nb_trainable_parameters()[0]
     assert made[0].activations < made[1].activations and made[0].logits < made[1].logits
 
@@ -136,8 +162,16 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
 def test_a_deep_model_continued_from_two_depths_equals_the_whole_traced(name: str) -> None:
     from transformers import Qwen2Config
 
-    model = look(Qwen2Config(vocab_size=500, hidden_size=64, intermediate_size=96, num_hidden_layers=9,
-                             num_attention_heads=4, num_key_value_heads=2))  # fmt: skip
+    model = look(
+        Qwen2Config(
+            vocab_size=500,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=9,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
     assert model.depths == (3, 4)
     assert cost_of(model, name) == cost_of(model, name, whole=True)
 
@@ -160,8 +194,9 @@ def test_dropout_is_paid_for(tiny_untied: Path) -> None:
 def test_nf4_weights_have_the_size_that_bitsandbytes_gives_them() -> None:
     bnb = pytest.importorskip("bitsandbytes")
     layer = bnb.nn.Linear4bit(256, 512, bias=False, quant_type="nf4", compress_statistics=True)
-    layer.weight = bnb.nn.Params4bit(torch.randn(512, 256), requires_grad=False, quant_type="nf4",
-                                     compress_statistics=True)  # fmt: skip
+    layer.weight = bnb.nn.Params4bit(
+        torch.randn(512, 256), requires_grad=False, quant_type="nf4", compress_statistics=True
+    )
     state = layer.to("cpu").weight.quant_state
     held = layer.weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
     assert nf4_bytes(torch.empty(512, 256, device="meta")) == held
@@ -171,8 +206,15 @@ def test_nf4_weights_have_the_size_that_bitsandbytes_gives_them() -> None:
 def test_other_architectures_are_planned_too(kind: str) -> None:
     from transformers import AutoConfig
 
-    small = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}  # fmt: skip
+    small = {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
     config = AutoConfig.for_model(kind, **(small if kind != "gpt2" else {"n_embd": 32, "n_layer": 2, "n_head": 2}))
     assert cost_of(look(config), "full").activations > 0
 

@@ -17,8 +17,15 @@ from lingraft.recipe import Recipe, parse
 def recipe(base: Path, text: Path, rows: int = 5000, **changes: Any) -> Recipe:
     lora = {"kind": "lora", "r": 4, "save": ["embed_tokens", "lm_head"]}
     block = {"data": str(text), "length": 64, "techniques": [lora], "trainer": {"num_train_epochs": 2}, **changes}
-    return parse({"name": "x", "base": str(base), "out": "runs/x", "vocab": {"corpus": str(text), "size": rows},
-                  "pretrain": block})  # fmt: skip
+    return parse(
+        {
+            "name": "x",
+            "base": str(base),
+            "out": "runs/x",
+            "vocab": {"corpus": str(text), "size": rows},
+            "pretrain": block,
+        }
+    )
 
 
 @pytest.fixture
@@ -53,8 +60,9 @@ def test_what_does_not_fit_is_refused_with_what_breaks_it_and_what_helps(llama2_
     assert problem.remedy.startswith("rows: new instead of save: [embed_tokens, lm_head]")
 
 
-@pytest.mark.parametrize(("tokens", "trained", "level"), [(10_000, 5_000_000, "high"), (10**6, 5 * 10**6, "some"),
-                                                          (10**8, 5 * 10**6, "low")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tokens", "trained", "level"), [(10_000, 5_000_000, "high"), (10**6, 5 * 10**6, "some"), (10**8, 5 * 10**6, "low")]
+)
 def test_few_tokens_against_many_parameters_threaten_to_overfit(tokens: int, trained: int, level: str) -> None:
     assert risk(tokens, 1, trained) == level
     assert f"{tokens:,} supervised tokens" in warning(risk(tokens, 1, trained), Supervised(tokens, True), 1, trained)

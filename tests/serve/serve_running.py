@@ -45,8 +45,13 @@ class Running:
 
     def post(self, path: str, body: bytes, key: str = "", headers: str = "") -> tuple[int, dict[str, str], bytes]:
         auth = f"Authorization: Bearer {key}\r\n" if key else ""
-        return self.send((f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{auth}{headers}"
-                          f"Content-Length: {len(body)}\r\n\r\n").encode() + body)  # fmt: skip
+        return self.send(
+            (
+                f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{auth}{headers}"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            ).encode()
+            + body
+        )
 
     def get(self, path: str, key: str = "", host: str = "127.0.0.1") -> tuple[int, dict[str, str], bytes]:
         auth = f"Authorization: Bearer {key}\r\n" if key else ""

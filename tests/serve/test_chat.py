@@ -15,8 +15,10 @@ from lingraft.serve.engine import Engine, Options
 from lingraft.serve.lines import questions
 from lingraft.serve.voice import Voices, shorter
 
-TEMPLATE = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-            "{% if add_generation_prompt %}<assistant>{% endif %}")  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +34,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", chat_template=TEMPLATE)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128,
-                         initializer_range=0.3, bos_token_id=None, eos_token_id=0)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
     LlamaForCausalLM(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
@@ -99,8 +110,11 @@ def test_the_conversation_is_remembered_and_cleared(folder: Path) -> None:
     turn(talk, "one")
     turn(talk, "two")
     first = greedy(folder, [{"role": "user", "content": "one"}]).strip()
-    messages = [{"role": "user", "content": "one"}, {"role": "assistant", "content": first},
-                {"role": "user", "content": "two"}]  # fmt: skip
+    messages = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "two"},
+    ]
     assert talk.said[:3] == messages
     assert talk.said[3]["content"] == greedy(folder, messages).strip()
     turn(talk, "/clear")
@@ -166,10 +180,17 @@ def test_unknown_commands_are_told_and_quit_ends(folder: Path) -> None:
     assert not turn(talk, "/quit")
 
 
-@pytest.mark.parametrize(("lines", "joined"), [
-    (["a", "b"], ["a", "b"]), (["a\\", "b", "c"], ["a\nb", "c"]), (['"""', "a", "", "b", '"""', "c"], ["a\n\nb", "c"]),
-    (['"""a"""', "b"], ["a", "b"]), (['"""a', "b"], ["a\nb"]), (["a\\"], ["a"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("lines", "joined"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a\\", "b", "c"], ["a\nb", "c"]),
+        (['"""', "a", "", "b", '"""', "c"], ["a\n\nb", "c"]),
+        (['"""a"""', "b"], ["a", "b"]),
+        (['"""a', "b"], ["a\nb"]),
+        (["a\\"], ["a"]),
+    ],
+)
 def test_several_lines_make_one_question(lines: list[str], joined: list[str]) -> None:
     left: list[Any] = [*lines, None]
     assert list(questions(lambda _: left.pop(0) if left else None)) == joined
@@ -200,8 +221,16 @@ def test_llama_cpp_speaks_in_the_terminal_too(talker: Path, tuned: Path) -> None
     pytest.importorskip("xllamacpp")
     out = io.StringIO()
     lines = "The sea is\n/compare The sea is\n/adapter 0\n/clear\nThe sea is\n"
-    chat(str(talker), adapters=[str(tuned)], stdin=io.StringIO(lines), stdout=out, most=12, engine="llamacpp", bits=32,
-         threads=1)  # fmt: skip
+    chat(
+        str(talker),
+        adapters=[str(tuned)],
+        stdin=io.StringIO(lines),
+        stdout=out,
+        most=12,
+        engine="llamacpp",
+        bits=32,
+        threads=1,
+    )
     adapted, base, again, last = out.getvalue().splitlines()
     assert adapted == again != base == last
 

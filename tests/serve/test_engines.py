@@ -26,10 +26,17 @@ def said(engine: Engine, settings: Settings = GREEDY) -> str:
     return "".join(engine.generate(ASK, settings))
 
 
-@pytest.mark.parametrize(("pieces", "words", "out"), [
-    (["ab", "cd"], ["bc"], "a"), (["ab", "x"], ["bc"], "abx"), (["a", "b", "c"], ["abcd"], "abc"),
-    (["one\n", "\ntwo"], ["\n\n"], "one"), (["xay"], ["y", "a"], "x"), (["abab", "c"], ["abc"], "ab"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("pieces", "words", "out"),
+    [
+        (["ab", "cd"], ["bc"], "a"),
+        (["ab", "x"], ["bc"], "abx"),
+        (["a", "b", "c"], ["abcd"], "abc"),
+        (["one\n", "\ntwo"], ["\n\n"], "one"),
+        (["xay"], ["y", "a"], "x"),
+        (["abab", "c"], ["abc"], "ab"),
+    ],
+)
 def test_text_is_cut_before_the_first_stop_word(pieces: list[str], words: list[str], out: str) -> None:
     stops = StopWords(words)
     assert "".join(map(stops.feed, pieces)) + stops.rest() == out
@@ -142,8 +149,11 @@ def test_vllm_is_told_context_bits_draft_and_adapters(talker: Path, tuned: Path)
     assert told["model"] == str(talker) and told["max_num_seqs"] == 7 and told["max_model_len"] == 512
     assert told["hf_overrides"]["rope_parameters"]["factor"] == 2.0 and told["quantization"] == "bitsandbytes"
     assert told["enable_lora"] and told["max_lora_rank"] == 8 and told["speculative_config"]["model"] == str(talker)
-    assert sampling(Settings(max_tokens=5, stop=("x",), temperature=0)) == {"max_tokens": 5, "stop": ["x"],
-                                                                           "temperature": 0}  # fmt: skip
+    assert sampling(Settings(max_tokens=5, stop=("x",), temperature=0)) == {
+        "max_tokens": 5,
+        "stop": ["x"],
+        "temperature": 0,
+    }
 
 
 def test_vllm_is_refused_what_it_cannot_switch_and_where_it_is_missing(talker: Path, rebuilt: Path) -> None:
@@ -217,17 +227,20 @@ def test_a_gguf_alone_is_cut_by_llama_cpp_and_refuses_what_is_too_long(talker: P
 
 def test_llama_cpp_closed_at_once_is_closed(talker: Path) -> None:
     pytest.importorskip("xllamacpp")
-    code = ("import sys; from lingraft.problems import Findings; "
-            "from lingraft.serve.choose import open_engine, options_for\n"
-            "options = options_for(sys.argv[1], threads=1)\n"
-            "for _ in range(20): open_engine(options, 'llamacpp', Findings()).close()\n"
-            "left_open = open_engine(options, 'llamacpp', Findings())")  # fmt: skip
+    code = (
+        "import sys; from lingraft.problems import Findings; "
+        "from lingraft.serve.choose import open_engine, options_for\n"
+        "options = options_for(sys.argv[1], threads=1)\n"
+        "for _ in range(20): open_engine(options, 'llamacpp', Findings()).close()\n"
+        "left_open = open_engine(options, 'llamacpp', Findings())"
+    )
     subprocess.run([sys.executable, "-c", code, str(talker)], check=True, timeout=120)  # it hangs, or it is well
 
 
 @pytest.mark.parametrize("kind", ["llamacpp", "transformers"])
-def test_an_adapter_of_another_base_is_refused_on_either_engine(talker: Path, tuned: Path, tmp_path: Path,
-                                                                kind: Any) -> None:  # fmt: skip
+def test_an_adapter_of_another_base_is_refused_on_either_engine(
+    talker: Path, tuned: Path, tmp_path: Path, kind: Any
+) -> None:
     import shutil
 
     from lingraft.merge.lineage import Lineage, write_lineage

@@ -20,9 +20,14 @@ print("ENDED", flush=True)
 
 @pytest.fixture
 def terminal() -> Iterator[Any]:
-    child = pexpect.spawn(sys.executable, ["-c", LOOP], encoding="utf-8", timeout=30, dimensions=(24, 80),
-                          env={"TERM": "xterm-256color", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin",
-                               "PROMPT_TOOLKIT_NO_CPR": "1"})  # fmt: skip
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", LOOP],
+        encoding="utf-8",
+        timeout=30,
+        dimensions=(24, 80),
+        env={"TERM": "xterm-256color", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PROMPT_TOOLKIT_NO_CPR": "1"},
+    )
     child.expect("›")
     yield child
     child.close(force=True)

@@ -99,8 +99,9 @@ def test_chat_log_probabilities_have_bytes_and_alternatives(server: Running) -> 
 
 def test_several_answers_differ_and_a_seed_repeats_them(server: Running) -> None:
     def asked(seed: int) -> list[str]:
-        answer = server.client().chat.completions.create(model="talker", messages=ASK, n=3, seed=seed, temperature=1.5,
-                                                         max_tokens=12)  # fmt: skip
+        answer = server.client().chat.completions.create(
+            model="talker", messages=ASK, n=3, seed=seed, temperature=1.5, max_tokens=12
+        )
         assert answer.usage.completion_tokens <= 36
         return [choice.message.content for choice in answer.choices]
 
@@ -146,14 +147,26 @@ def test_embeddings_are_the_mean_of_the_last_layer(server: Running, talker: Path
     assert len(found.data) == 2 and found.usage.prompt_tokens >= ids.shape[1]
 
 
-@pytest.mark.parametrize(("wrong", "param"), [
-    ({"temperature": "hot"}, "temperature"), ({"temperature": 3}, "temperature"), ({"max_tokens": 0}, "max_tokens"),
-    ({"max_tokens": 1.5}, "max_tokens"), ({"top_p": 0}, "top_p"), ({"n": 0}, "n"), ({"stop": [5]}, "stop"),
-    ({"messages": []}, "messages"), ({"messages": "hi"}, "messages"), ({"top_logprobs": 2}, "top_logprobs"),
-    ({"messages": [{"role": "king", "content": "x"}]}, "messages"), ({"stream": "yes"}, "stream"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"), ({"model": 5}, "model"),
-    ({"tools": [{"type": "function"}]}, "tools"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "param"),
+    [
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 3}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"stop": [5]}, "stop"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"messages": [{"role": "king", "content": "x"}]}, "messages"),
+        ({"stream": "yes"}, "stream"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"model": 5}, "model"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+    ],
+)
 def test_a_bad_field_is_named(server: Running, wrong: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         server.client().post("/chat/completions", cast_to=object, body={"messages": ASK, "max_tokens": 2} | wrong)

@@ -55,17 +55,29 @@ def test_half_a_surrogate_pair_is_400(locked: Running) -> None:
 
 def test_a_large_body_is_413_whether_its_length_is_told_or_not(locked: Running) -> None:
     assert locked.post(CHAT, b"x" * 5_000_000, "secret")[0] == 413
-    chunked = (f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer secret\r\n"
-               "Transfer-Encoding: chunked\r\n\r\n").encode() + b"".join(b"7530\r\n" + b"x" * 30000 + b"\r\n"
-                                                                      for _ in range(3)) + b"0\r\n\r\n"  # fmt: skip
+    chunked = (
+        (
+            f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer secret\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        ).encode()
+        + b"".join(b"7530\r\n" + b"x" * 30000 + b"\r\n" for _ in range(3))
+        + b"0\r\n\r\n"
+    )
     status, _, body = locked.send(chunked)
     assert status == 413 and error(body)["code"] == "request_too_large"
 
 
-@pytest.mark.parametrize(("path", "status"), [
-    ("/nothing", 404), ("/v1/models/nobody", 404), (CHAT, 405), ("/v1", 404), ("/../etc/passwd", 404),
-    ("/v1/models/..%2f..%2fetc%2fpasswd", 404),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/nothing", 404),
+        ("/v1/models/nobody", 404),
+        (CHAT, 405),
+        ("/v1", 404),
+        ("/../etc/passwd", 404),
+        ("/v1/models/..%2f..%2fetc%2fpasswd", 404),
+    ],
+)
 def test_what_is_not_there_is_told_in_openais_form(locked: Running, path: str, status: int) -> None:
     found, _, body = locked.get(path, "secret")
     assert found == status and error(body)["message"]
@@ -174,8 +186,9 @@ def test_logs_hold_prompts_only_where_asked(llama: Engine, capfd: pytest.Capture
 
 def test_a_crowd_is_answered_each_with_its_own(llama: Engine) -> None:
     def ask(number: int) -> str:
-        body = json.dumps({"messages": [{"role": "user", "content": f"number {number}"}], "max_tokens": 8,
-                           "temperature": 0}).encode()  # fmt: skip
+        body = json.dumps(
+            {"messages": [{"role": "user", "content": f"number {number}"}], "max_tokens": 8, "temperature": 0}
+        ).encode()
         status, _, answer = running.post(CHAT, body)
         assert status == 200
         return str(json.loads(answer)["choices"][0]["message"]["content"])

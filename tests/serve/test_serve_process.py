@@ -27,8 +27,18 @@ def test_other_machines_are_let_in_with_a_key_alone(talker: Path, host: str) -> 
     assert result.exit_code == 1 and "there is no API key" in result.stderr
 
 
-@pytest.mark.parametrize("wrong", [["--engine", "magic"], ["--bits", "3"], ["--max-body", "huge"], ["--port", "99999"],
-                                   ["--adapter", "=x"], ["--rope", "twist"], ["--concurrency", "0"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--engine", "magic"],
+        ["--bits", "3"],
+        ["--max-body", "huge"],
+        ["--port", "99999"],
+        ["--adapter", "=x"],
+        ["--rope", "twist"],
+        ["--concurrency", "0"],
+    ],
+)
 def test_wrong_usage_is_exit_2(talker: Path, wrong: list[str]) -> None:
     assert CliRunner().invoke(app, ["serve", str(talker), *wrong]).exit_code == 2
 
@@ -61,8 +71,9 @@ def test_sigterm_lets_the_running_answer_end(talker: Path) -> None:
             break
     threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
     client: Any = OpenAI(base_url=found[0], api_key="secret", max_retries=0)  # type: ignore[index]
-    stream = client.chat.completions.create(model="talker", stream=True, temperature=0, max_tokens=200,
-                                            messages=[{"role": "user", "content": "The sea is"}])  # fmt: skip
+    stream = client.chat.completions.create(
+        model="talker", stream=True, temperature=0, max_tokens=200, messages=[{"role": "user", "content": "The sea is"}]
+    )
     pieces = [next(iter(stream))]
     process.send_signal(signal.SIGTERM)
     pieces += list(stream)

@@ -17,8 +17,15 @@ from studio_pages import Seen, Studio
 from tiny_models import make_llama
 
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 PATIENCE = 120_000  # milliseconds: a busy machine is no fault of the page
 
 
@@ -56,8 +63,10 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = {"new_pieces": 20, "tokens_per_character": {"before": 1.75, "after": 1.25}}
     stages = {"vocab": {"seconds": 12.5, "key": "a", "result": result}, "pretrain": {"begun": "b", "seconds": 0}}
     (folder / "manifest.json").write_text(json.dumps({"stages": stages, "seconds": 80}))
-    log = [{"step": i, "loss": 3 / (1 + i / 30), "learning_rate": 1e-3, "tokens": i * 512, "seconds": i}
-           for i in range(1, 31)]  # fmt: skip
+    log = [
+        {"step": i, "loss": 3 / (1 + i / 30), "learning_rate": 1e-3, "tokens": i * 512, "seconds": i}
+        for i in range(1, 31)
+    ]
     (folder / "work" / "pretrain" / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
     return folder
 

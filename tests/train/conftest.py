@@ -13,8 +13,13 @@ from lingraft.recipe import Classify, Prefer, Pretrain, Sft
 from lingraft.train.stage import Stage
 
 MakeStage = Callable[..., Stage]
-TEXTS = ["春天来了，小河的冰化了，柳树发出新芽。", "The river is wide and slow.", "他每天早上六点起床，读一小时书。",
-         "山里的雾散了，远处的村子露了出来。", "Bread needs flour, water, salt and time."]  # fmt: skip
+TEXTS = [
+    "春天来了，小河的冰化了，柳树发出新芽。",
+    "The river is wide and slow.",
+    "他每天早上六点起床，读一小时书。",
+    "山里的雾散了，远处的村子露了出来。",
+    "Bread needs flour, water, salt and time.",
+]
 
 
 @pytest.fixture
@@ -39,11 +44,25 @@ def talks(tmp_path: Path) -> Path:
 def make_stage(tmp_path: Path, corpus: Path, talks: Path) -> MakeStage:
     """Return a maker of stages: steps of one block, float32, a checkpoint after every step."""
 
-    def make(base: Path, techniques: list[Any], name: str = "pretrain", out: str = "out", trainer: Any = None,
-             adapters: tuple[Path, ...] = (), **block: Any) -> Stage:  # fmt: skip
-        settings = {"max_steps": 4, "bf16": False, "per_device_train_batch_size": 1, "save_strategy": "steps",
-                    "gradient_accumulation_steps": 1, "save_steps": 1, "learning_rate": 1e-2,
-                    **(trainer or {})}  # fmt: skip
+    def make(
+        base: Path,
+        techniques: list[Any],
+        name: str = "pretrain",
+        out: str = "out",
+        trainer: Any = None,
+        adapters: tuple[Path, ...] = (),
+        **block: Any,
+    ) -> Stage:
+        settings = {
+            "max_steps": 4,
+            "bf16": False,
+            "per_device_train_batch_size": 1,
+            "save_strategy": "steps",
+            "gradient_accumulation_steps": 1,
+            "save_steps": 1,
+            "learning_rate": 1e-2,
+            **(trainer or {}),
+        }
         kind: Any = {"pretrain": Pretrain, "sft": Sft, "classify": Classify, "prefer": Prefer}[name]
         data = {"data": str(talks if name == "sft" else corpus), "length": 128, **block}
         parsed = kind(techniques=techniques, trainer=settings, **data)

@@ -1,6 +1,6 @@
 """Run as two processes: train recipes one after another, stopping where a name ends in :STEP.
 
-    python -m torch.distributed.run --nproc_per_node 2 spread_run.py a.yaml:3 a.yaml b.yaml …
+python -m torch.distributed.run --nproc_per_node 2 spread_run.py a.yaml:3 a.yaml b.yaml …
 """
 
 import sys

@@ -42,27 +42,48 @@ def test_a_whole_model_then_lora_merges_and_verifies(
 
 
 def test_added_rows_are_known_behind_a_stage_that_trains_everything(tmp_path: Path, tiny_llama: Path) -> None:
-    recipe = _recipe(tiny_llama, tmp_path / "run", pretrain=_pretrain({"kind": "full"}),
-                     vocab={"corpus": "lingraft:zh-heldout.jsonl", "size": 8, "init": "mean"})  # fmt: skip
-    rows = recipe.sft.model_copy(update={"techniques": recipe.sft.model_validate(  # type: ignore[union-attr]
-        {"data": "d", "techniques": [{"kind": "lora", "r": 2, "rows": "new"}]}).techniques})  # type: ignore[union-attr]
+    recipe = _recipe(
+        tiny_llama,
+        tmp_path / "run",
+        pretrain=_pretrain({"kind": "full"}),
+        vocab={"corpus": "lingraft:zh-heldout.jsonl", "size": 8, "init": "mean"},
+    )
+    rows = recipe.sft.model_copy(
+        update={
+            "techniques": recipe.sft.model_validate(  # type: ignore[union-attr]
+                {"data": "d", "techniques": [{"kind": "lora", "r": 2, "rows": "new"}]}
+            ).techniques
+        }
+    )  # type: ignore[union-attr]
     answer = pipeline.run(recipe.model_copy(update={"sft": rows}), Findings(), last="verify")
     assert answer["model"] == str(tmp_path / "run" / "merged")
 
 
 def test_a_run_that_ends_with_a_whole_model_merges_nothing(tmp_path: Path, tiny_llama: Path) -> None:
-    recipe = parse({"name": "x", "base": str(tiny_llama), "out": str(tmp_path / "run"),
-                    "pretrain": _pretrain({"kind": "full"}), "evaluate": {"text": "lingraft:zh-heldout.jsonl",
-                                                                         "limit": 2}})  # fmt: skip
+    recipe = parse(
+        {
+            "name": "x",
+            "base": str(tiny_llama),
+            "out": str(tmp_path / "run"),
+            "pretrain": _pretrain({"kind": "full"}),
+            "evaluate": {"text": "lingraft:zh-heldout.jsonl", "limit": 2},
+        }
+    )
     answer = pipeline.run(recipe, Findings())
     assert answer["model"] == str(tmp_path / "run" / "pretrain") and answer["adapters"] == []
     assert [m["model"] for m in answer["evaluate"]["models"]][-1] == answer["model"]
 
 
 def test_a_run_that_ends_with_a_live_adapter_evaluates_it_live(tmp_path: Path, tiny_llama: Path) -> None:
-    recipe = parse({"name": "x", "base": str(tiny_llama), "out": str(tmp_path / "run"),
-                    "pretrain": _pretrain({"kind": "bottleneck", "size": 4}),
-                    "evaluate": {"text": "lingraft:zh-heldout.jsonl", "limit": 2}})  # fmt: skip
+    recipe = parse(
+        {
+            "name": "x",
+            "base": str(tiny_llama),
+            "out": str(tmp_path / "run"),
+            "pretrain": _pretrain({"kind": "bottleneck", "size": 4}),
+            "evaluate": {"text": "lingraft:zh-heldout.jsonl", "limit": 2},
+        }
+    )
     answer = pipeline.run(recipe, Findings())
     base, ours = (m["bits_per_character"] for m in answer["evaluate"]["models"])
     assert answer["model"] == str(tmp_path / "run" / "pretrain") and ours != base

@@ -28,8 +28,16 @@ def rows(tmp_path: Path) -> Path:
 def bert(tmp_path: Path, tiny_llama: Path) -> Path:
     """A tiny BERT with the tiny tokenizer."""
     torch.manual_seed(0)
-    BertModel(BertConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                         intermediate_size=64, pad_token_id=2)).save_pretrained(tmp_path / "bert")  # fmt: skip
+    BertModel(
+        BertConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            pad_token_id=2,
+        )
+    ).save_pretrained(tmp_path / "bert")
     AutoTokenizer.from_pretrained(tiny_llama).save_pretrained(tmp_path / "bert")
     return tmp_path / "bert"
 
@@ -39,9 +47,15 @@ def test_encoders_and_decoders_learn_and_reload_in_plain_peft(
     make_stage: Any, rows: Path, which: str, request: pytest.FixtureRequest
 ) -> None:
     base = request.getfixturevalue(which)
-    stage = make_stage(base, [{"kind": "lora", "r": 8}], name="classify", data=str(rows), validation=0.2,
-                       class_weights="balanced", trainer={"max_steps": 25, "save_steps": 25,
-                                                          "per_device_train_batch_size": 16})  # fmt: skip
+    stage = make_stage(
+        base,
+        [{"kind": "lora", "r": 8}],
+        name="classify",
+        data=str(rows),
+        validation=0.2,
+        class_weights="balanced",
+        trainer={"max_steps": 25, "save_steps": 25, "per_device_train_batch_size": 16},
+    )
     result = classify.run(stage)
     assert result["validation"]["accuracy"] > 0.9 and result["validation"]["macro_f1"] > 0.9
     config = AutoConfig.from_pretrained(base, num_labels=2)
@@ -72,10 +86,14 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     assert float(3 * weights[0]) == pytest.approx(float(weights[1]))
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("h.csv", 'label,text\nA,"one, two"\nB,three\n'), ("n.tsv", "one, two\tA\nthree\tB\n"),
-    ("j.jsonl", '{"text": "one, two", "label": "A"}\n{"text": "three", "label": "B"}\n'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("h.csv", 'label,text\nA,"one, two"\nB,three\n'),
+        ("n.tsv", "one, two\tA\nthree\tB\n"),
+        ("j.jsonl", '{"text": "one, two", "label": "A"}\n{"text": "three", "label": "B"}\n'),
+    ],
+)
 def test_labelled_texts_are_read_from_every_container(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     assert [(i.text, i.label) for i in labelled([tmp_path / name], Findings())] == [("one, two", "A"), ("three", "B")]

@@ -20,13 +20,16 @@ def _log(train: Curve, check: Curve | None = None, steps: int = 60) -> list[dict
     return rows
 
 
-@pytest.mark.parametrize(("kind", "log"), [
-    ("overfitting", _log(lambda i: 3 - i / 25, lambda i: 2.5 + (i - 20) ** 2 / 2000)),
-    ("underfitting", _log(lambda i: 3.0 + (i % 3) / 100)),
-    ("underfitting", _log(lambda i: 4 - i / 20)),
-    ("learning-rate-too-high", _log(lambda i: 2 + i / 20)),
-    ("learning-rate-too-high", _log(lambda i: 2 - i / 100 + (4 if i % 15 == 0 else 0))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "log"),
+    [
+        ("overfitting", _log(lambda i: 3 - i / 25, lambda i: 2.5 + (i - 20) ** 2 / 2000)),
+        ("underfitting", _log(lambda i: 3.0 + (i % 3) / 100)),
+        ("underfitting", _log(lambda i: 4 - i / 20)),
+        ("learning-rate-too-high", _log(lambda i: 2 + i / 20)),
+        ("learning-rate-too-high", _log(lambda i: 2 - i / 100 + (4 if i % 15 == 0 else 0))),
+    ],
+)
 def test_a_curve_is_named(kind: str, log: list[dict[str, Any]]) -> None:
     (found,) = diagnose(log, {})
     assert found.kind == kind and found.en and any("一" <= c <= "鿿" for c in found.zh)

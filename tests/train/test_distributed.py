@@ -30,19 +30,29 @@ from lingraft.train.distributed.even import Even, Order
 from lingraft.weights.inspect import inspect
 
 KINDS: Mapping[str, tuple[dict[str, Any], str]] = {
-    "ddp": ({"kind": "ddp"}, "DDP"), "fsdp": ({"kind": "fsdp"}, "FSDP2"),
-    "zero2": ({"kind": "deepspeed", "stage": 2}, "ZeRO-2"), "zero3": ({"kind": "deepspeed", "stage": 3}, "ZeRO-3"),
-}  # fmt: skip
+    "ddp": ({"kind": "ddp"}, "DDP"),
+    "fsdp": ({"kind": "fsdp"}, "FSDP2"),
+    "zero2": ({"kind": "deepspeed", "stage": 2}, "ZeRO-2"),
+    "zero3": ({"kind": "deepspeed", "stage": 3}, "ZeRO-3"),
+}
 LORA = {"kind": "lora", "r": 4, "save": ["embed_tokens", "lm_head"]}
 
 
-def recipe(folder: Path, name: str, base: Path, accumulate: int, spread: dict[str, Any] | None = None,
-           technique: Any = LORA) -> Path:  # fmt: skip
+def recipe(
+    folder: Path, name: str, base: Path, accumulate: int, spread: dict[str, Any] | None = None, technique: Any = LORA
+) -> Path:
     """Write a recipe: thirteen uneven blocks, four a step whatever the number of processes, two epochs."""
     texts = [f"{'Bread needs flour, water, salt and time. ' * (1 + i % 4)}{i}" for i in range(26)]
     (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    trainer = {"num_train_epochs": 2, "bf16": False, "per_device_train_batch_size": 1, "learning_rate": 1e-2,
-               "gradient_accumulation_steps": accumulate, "save_strategy": "steps", "save_steps": 2}  # fmt: skip
+    trainer = {
+        "num_train_epochs": 2,
+        "bf16": False,
+        "per_device_train_batch_size": 1,
+        "learning_rate": 1e-2,
+        "gradient_accumulation_steps": accumulate,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
     block = {"data": str(folder / "corpus.jsonl"), "length": 128, "techniques": [technique], "trainer": trainer}
     told = {"name": name, "base": str(base), "out": str(folder / name), "pretrain": block}
     path = folder / f"{name}.yaml"
@@ -55,8 +65,16 @@ def launched(*arguments: str | Path) -> subprocess.Popen[str]:
     with socket.socket() as free:  # DeepSpeed names its shared memory by the port, so it must be a real one
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port,
-               *map(str, arguments)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        port,
+        *map(str, arguments),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -179,8 +197,9 @@ class Blocks:
 @pytest.mark.parametrize(("processes", "batch"), [(2, 1), (2, 3), (4, 2), (8, 2)])
 def test_accelerate_hands_every_block_to_exactly_one_process(processes: int, batch: int) -> None:
     data = Even(Blocks(), processes * batch)
-    shares = [list(BatchSamplerShard(BatchSampler(Order(data, 42), batch, False), processes, n))
-              for n in range(processes)]  # fmt: skip
+    shares = [
+        list(BatchSamplerShard(BatchSampler(Order(data, 42), batch, False), processes, n)) for n in range(processes)
+    ]
     assert len({len(share) for share in shares}) == 1
     seen = [data[i] for share in shares for taken in share for i in taken]
     assert sorted(item["input_ids"][0] for item in seen if item["labels"] != [-100]) == list(range(13))
@@ -193,15 +212,17 @@ def test_an_epoch_has_an_order_of_its_own() -> None:
     assert first != list(order) and sorted(first) == sorted(order) == list(range(14))
 
 
-@pytest.mark.parametrize(("given", "kind", "stage"), [("zero3", "deepspeed", 3), ("fsdp2", "fsdp", 2),
-                                                      ("ddp", "ddp", 2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "kind", "stage"), [("zero3", "deepspeed", 3), ("fsdp2", "fsdp", 2), ("ddp", "ddp", 2)]
+)
 def test_short_names_of_strategies_are_understood(given: str, kind: str, stage: int) -> None:
     found = Distributed.model_validate({"kind": given})
     assert (found.kind, found.stage) == (kind, stage)
 
 
-@pytest.mark.parametrize("block", [{"kind": "megatron"}, {"kind": "deepspeed", "stage": 1},
-                                   {"kind": "ddp", "config": {"a": 1}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "block", [{"kind": "megatron"}, {"kind": "deepspeed", "stage": 1}, {"kind": "ddp", "config": {"a": 1}}]
+)
 def test_what_is_no_strategy_is_refused_by_its_path(block: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match="distributed"):
         parse({"name": "x", "base": "b", "out": "o", "distributed": block})

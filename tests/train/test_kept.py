@@ -16,8 +16,14 @@ from lingraft.train.watch import read_log
 
 
 def test_best_last_and_n_more_stay_and_old_ones_keep_weights_alone(make_stage: Any, tiny_llama: Path) -> None:
-    trainer = {"max_steps": 8, "eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True,
-               "save_total_limit": 4, "learning_rate": 0.5}  # fmt: skip
+    trainer = {
+        "max_steps": 8,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "save_total_limit": 4,
+        "learning_rate": 0.5,
+    }
     stage, _ = _train(make_stage, tiny_llama, ["lora"], trainer=trainer, validation=0.2)
     losses = {row["step"]: row["eval_loss"] for row in read_log(stage.work / "log.jsonl") if "eval_loss" in row}
     best = min(losses, key=lambda step: losses[step])
@@ -41,14 +47,20 @@ def test_what_was_written_wrong_never_becomes_a_checkpoint(
         pretrain.run(stage)
     assert refused.value.problems[0].code == "non-finite"
     assert sorted(p.name for p in (stage.work / "checkpoints").iterdir() if p.name[0] != ".") == [
-        "checkpoint-1", "checkpoint-2"]  # fmt: skip
+        "checkpoint-1",
+        "checkpoint-2",
+    ]
 
 
 def test_a_metric_that_evaluation_does_not_give_is_refused_with_those_it_gives(
     make_stage: Any, tiny_llama: Path
 ) -> None:
-    trainer = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True,
-               "metric_for_best_model": "acuracy"}  # fmt: skip
+    trainer = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "acuracy",
+    }
     with pytest.raises(Refusal) as refused:
         pretrain.run(make_stage(tiny_llama, ["lora"], trainer=trainer, validation=0.2))
     assert refused.value.problems[0].code == "recipe-invalid" and "loss" in refused.value.problems[0].message

@@ -30,8 +30,11 @@ import_module(f"lingraft.train.{name}").run(Stage(name, block, base, (), out, ou
 
 
 def _start(base: Path, data: Path, out: Path, name: str = "pretrain", steps: int = 40) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", RUN, name, str(steps), base, data, out],
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, name, str(steps), base, data, out],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _kill_after(process: subprocess.Popen[bytes], work: Path, step: int, delay: float) -> None:
@@ -64,8 +67,10 @@ def test_a_run_killed_three_times_ends_with_the_bytes_of_one_that_was_not(
 @pytest.mark.parametrize("name", ["prefer", "classify"])
 def test_the_other_stages_too_go_on_to_the_same_bytes(tmp_path: Path, tiny_llama: Path, name: str) -> None:
     data = tmp_path / "data.jsonl"
-    rows = {"prefer": [{"prompt": f"问题{i}", "chosen": f"好的回答{i}", "rejected": "no"} for i in range(9)],
-            "classify": [{"text": f"{'xyz' if i % 2 else 'abc'} {i}", "label": str(i % 2)} for i in range(30)]}
+    rows = {
+        "prefer": [{"prompt": f"问题{i}", "chosen": f"好的回答{i}", "rejected": "no"} for i in range(9)],
+        "classify": [{"text": f"{'xyz' if i % 2 else 'abc'} {i}", "label": str(i % 2)} for i in range(30)],
+    }
     data.write_text("\n".join(json.dumps(row) for row in rows[name]))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert _start(tiny_llama, data, whole, name, 10).wait() == 0

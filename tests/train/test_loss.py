@@ -31,8 +31,12 @@ def tuned(tiny_llama: Path) -> Any:
     """A tiny Llama under LoRA that does something, with three trained rows."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False,
-                        trainable_token_indices={"embed_tokens": [55, 70, 399]})  # fmt: skip
+    config = LoraConfig(
+        r=4,
+        target_modules="all-linear",
+        init_lora_weights=False,
+        trainable_token_indices={"embed_tokens": [55, 70, 399]},
+    )
     model = get_peft_model(model, config)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -55,9 +59,20 @@ def test_texts_in_one_row_have_the_hidden_states_they_have_alone(tiny_llama: Pat
 def test_models_that_would_mix_packed_texts_get_them_one_by_one(kind: str) -> None:
     """ALiBi counts from the row's beginning, a state runs on, sinks know no blocks: the loss is still each text's."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                                  num_attention_heads=4, num_key_value_heads=2, head_dim=8, num_local_experts=4,
-                                  n_layer=2, n_head=4, pad_token_id=0)  # fmt: skip
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        n_layer=2,
+        n_head=4,
+        pad_token_id=0,
+    )
     plain = AutoModelForCausalLM.from_config(config).float()
     total = sum(plain(input_ids=torch.tensor([t]), labels=torch.tensor([t])).loss * (len(t) - 1) for t in TEXTS)
     model = Supervised(plain, torch.float32)
@@ -120,10 +135,25 @@ def test_the_chunked_loss_is_torchs_cross_entropy(smoothing: float) -> None:
 def test_other_architectures_give_their_own_loss_whichever_way_is_taken(kind: str) -> None:
     from transformers import AutoConfig
 
-    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-              "intermediate_size": 48, "n_embd": 32, "n_layer": 2, "n_head": 4, "num_key_value_heads": 2,
-              "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "sliding_window": 4,
-              "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}  # fmt: skip
+    common = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "sliding_window": 4,
+        "attn_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+    }
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **common)).eval()
     texts = [[3, 5, 7, 9, 11, 13, 15, 17], [4, 6, 8]]

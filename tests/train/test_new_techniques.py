@@ -53,9 +53,16 @@ def _reloaded_without_us(base: Path, adapter: Path) -> Any:
     model, tensors = AutoModelForCausalLM.from_pretrained(base), load_file(adapter / "adapter_model.safetensors")
     for name in json.loads((adapter / "adapter_config.json").read_text())["target_modules"]:
         w = {k.removeprefix(f"{name}.bottleneck."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, y, w=w: y + torch.nn.functional.linear(
-            torch.nn.functional.gelu(torch.nn.functional.linear(y, w["down.weight"], w["down.bias"])),
-            w["up.weight"], w["up.bias"]))  # fmt: skip
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, y, w=w: (
+                y
+                + torch.nn.functional.linear(
+                    torch.nn.functional.gelu(torch.nn.functional.linear(y, w["down.weight"], w["down.bias"])),
+                    w["up.weight"],
+                    w["up.bias"],
+                )
+            )
+        )
     return model
 
 
@@ -106,8 +113,12 @@ def test_rows_alone_trains_the_added_rows_and_merges(
 
 
 def test_averaging_leaves_the_mean_of_the_last_checkpoints(make_stage: Any, tiny_llama: Path) -> None:
-    stage, _ = _train(make_stage, tiny_llama, ["lora", {"kind": "average", "last": 3, "every": 2}],
-                      trainer={"max_steps": 7, "save_total_limit": 9})  # fmt: skip
+    stage, _ = _train(
+        make_stage,
+        tiny_llama,
+        ["lora", {"kind": "average", "last": 3, "every": 2}],
+        trainer={"max_steps": 7, "save_total_limit": 9},
+    )
     points = [load_file(stage.work / "checkpoints" / f"checkpoint-{n}" / "trained.safetensors") for n in (3, 5, 7)]
     saved = load_file(stage.out / "adapter_model.safetensors")
     for name, last in points[-1].items():
@@ -117,9 +128,14 @@ def test_averaging_leaves_the_mean_of_the_last_checkpoints(make_stage: Any, tiny
         assert not torch.equal(saved[key], last) or not last.any()
 
 
-@pytest.mark.parametrize("technique", [
-    {"kind": "adalora", "r": 2, "every": 1}, {"kind": "average", "last": 2, "every": 2}, {"kind": "bottleneck"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "technique",
+    [
+        {"kind": "adalora", "r": 2, "every": 1},
+        {"kind": "average", "last": 2, "every": 2},
+        {"kind": "bottleneck"},
+    ],
+)
 def test_techniques_with_a_memory_resume_to_the_bit(
     make_stage: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any]
 ) -> None:
@@ -128,8 +144,9 @@ def test_techniques_with_a_memory_resume_to_the_bit(
     from lingraft.train.watch import Watch
 
     beside = ["lora"] if technique["kind"] == "average" else []
-    whole, broken = (make_stage(tiny_llama, [*beside, technique], out=name, trainer={"max_steps": 7})
-                     for name in ("whole", "broken"))  # fmt: skip
+    whole, broken = (
+        make_stage(tiny_llama, [*beside, technique], out=name, trainer={"max_steps": 7}) for name in ("whole", "broken")
+    )
     pretrain.run(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         _die_at(patch, Watch, "on_step_end", 6)
@@ -178,12 +195,15 @@ def _recipe(**stages: Any) -> dict[str, Any]:
     return {"name": "x", "base": "b", "out": "o", **{name: {"data": "d", **block} for name, block in stages.items()}}
 
 
-@pytest.mark.parametrize(("stages", "word"), [
-    ({"sft": {"techniques": ["lora", "full"]}}, "lora and full"),
-    ({"sft": {"techniques": ["full"], "continue": "x"}}, "continue"),
-    ({"pretrain": {"techniques": ["prefix"]}, "sft": {}}, "cannot stand on pretrain"),
-    ({"prefer": {"method": "grpo"}}, "rewards"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stages", "word"),
+    [
+        ({"sft": {"techniques": ["lora", "full"]}}, "lora and full"),
+        ({"sft": {"techniques": ["full"], "continue": "x"}}, "continue"),
+        ({"pretrain": {"techniques": ["prefix"]}, "sft": {}}, "cannot stand on pretrain"),
+        ({"prefer": {"method": "grpo"}}, "rewards"),
+    ],
+)
 def test_stages_that_contradict_themselves_are_refused(stages: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         Recipe.model_validate(_recipe(**stages))

@@ -19,8 +19,11 @@ ROW = {"prompt": "你好", "chosen": "你好！有什么可以帮你？", "rejec
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
     """Eight preferences in the two common shapes."""
-    other = {"conversations": [{"from": "human", "value": "谢谢"}], "chosen": {"from": "gpt", "value": "不客气。"},
-             "rejected": {"from": "gpt", "value": "bad"}}  # fmt: skip
+    other = {
+        "conversations": [{"from": "human", "value": "谢谢"}],
+        "chosen": {"from": "gpt", "value": "不客气。"},
+        "rejected": {"from": "gpt", "value": "bad"},
+    }
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in [ROW, other] * 4))
     return path
@@ -32,8 +35,14 @@ def test_each_method_moves_the_adapter_and_ends_with_a_sealed_checkpoint(
 ) -> None:
     from lingraft.train.checkpoints import intact
 
-    stage = make_stage(tiny_llama, [{"kind": "lora", "r": 4}], name="prefer", data=str(pairs), method=method,
-                       trainer={"max_steps": 2, "per_device_train_batch_size": 2})  # fmt: skip
+    stage = make_stage(
+        tiny_llama,
+        [{"kind": "lora", "r": 4}],
+        name="prefer",
+        data=str(pairs),
+        method=method,
+        trainer={"max_steps": 2, "per_device_train_batch_size": 2},
+    )
     result = prefer.run(stage)
     assert result["steps"] == 2 and intact(stage.work / "checkpoints" / "checkpoint-2")
     saved = load_file(stage.out / "adapter_model.safetensors")
@@ -47,10 +56,17 @@ def variety(completions: list[Any], **_: Any) -> list[float]:
 
 
 def test_grpo_samples_answers_and_learns_from_their_rewards(make_stage: Any, tiny_llama: Path, talks: Path) -> None:
-    stage = make_stage(tiny_llama, [{"kind": "lora", "r": 4}], name="prefer", data=str(talks), method="grpo", length=8,
-                       rewards=[{"kind": "test_prefer:variety"}, {"kind": "han", "weight": 0.5}], out="grpo",
-                       trainer={"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 4,
-                                "temperature": 1.5})  # fmt: skip
+    stage = make_stage(
+        tiny_llama,
+        [{"kind": "lora", "r": 4}],
+        name="prefer",
+        data=str(talks),
+        method="grpo",
+        length=8,
+        rewards=[{"kind": "test_prefer:variety"}, {"kind": "han", "weight": 0.5}],
+        out="grpo",
+        trainer={"max_steps": 2, "per_device_train_batch_size": 4, "num_generations": 4, "temperature": 1.5},
+    )
     assert prefer.run(stage)["steps"] == 2
     saved = load_file(stage.out / "adapter_model.safetensors")
     assert any(t.any() for name, t in saved.items() if "lora_B" in name)
@@ -69,8 +85,9 @@ def test_trls_own_settings_are_known_and_misspelt_ones_refused() -> None:
     from lingraft.recipe_keys import check_keys
 
     def recipe(key: str) -> Recipe:
-        return Recipe.model_validate({"name": "x", "base": "b", "out": "o", "prefer": {
-            "data": "d", "trainer": {key: 0.1}}})  # fmt: skip
+        return Recipe.model_validate(
+            {"name": "x", "base": "b", "out": "o", "prefer": {"data": "d", "trainer": {key: 0.1}}}
+        )
 
     check_keys(recipe("beta"))
     with pytest.raises(Refusal, match="betta"):

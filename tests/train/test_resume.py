@@ -40,11 +40,16 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, target: Any, name: str, time: int) 
     monkeypatch.setattr(target, name, deadly)
 
 
-@pytest.mark.parametrize(("target", "name", "time"), [
-    (Watch, "on_step_end", 1), (Watch, "on_pre_optimizer_step", 3),  # in the middle of a step
-    (checkpoints, "seal", 2), (checkpoints, "retire", 3),  # in the middle of saving
-    (pretrain, "train", 1),  # before anything
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "name", "time"),
+    [
+        (Watch, "on_step_end", 1),
+        (Watch, "on_pre_optimizer_step", 3),  # in the middle of a step
+        (checkpoints, "seal", 2),
+        (checkpoints, "retire", 3),  # in the middle of saving
+        (pretrain, "train", 1),  # before anything
+    ],
+)
 def test_a_run_killed_anywhere_ends_with_the_same_bytes(
     make_stage: Any, tiny_llama: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, target: Any, name: str, time: int
 ) -> None:

@@ -27,22 +27,40 @@ def _rates(stage: Any) -> list[float]:
     return [row["learning_rate"] for row in read_log(stage.work / "log.jsonl") if "learning_rate" in row]
 
 
-@pytest.mark.parametrize(("schedule", "wanted"), [
-    ("linear", [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]), ("constant", [1] * 10),
-    ("cosine", [0, 0.5, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]),
-    ("wsd", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("linear", [0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125]),
+        ("constant", [1] * 10),
+        ("cosine", [0, 0.5, *(0.5 * (1 + math.cos(math.pi * i / 8)) for i in range(8))]),
+        ("wsd", [0, 0.5, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
 def test_the_rate_follows_the_schedule(make_stage: Any, tiny_llama: Path, schedule: str, wanted: list[float]) -> None:
-    trainer = {"max_steps": 10, "lr_scheduler_type": schedule, "warmup_steps": 2, "learning_rate": 1.0,
-               "max_grad_norm": 1e-9, "optim": "sgd", "save_steps": 10}  # fmt: skip
+    trainer = {
+        "max_steps": 10,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": 2,
+        "learning_rate": 1.0,
+        "max_grad_norm": 1e-9,
+        "optim": "sgd",
+        "save_steps": 10,
+    }
     stage, _ = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 2}], trainer=trainer)
     assert _rates(stage) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_wsd_ends_with_a_decay_of_its_length(make_stage: Any, tiny_llama: Path) -> None:
-    trainer = {"max_steps": 10, "lr_scheduler_type": "wsd", "warmup_steps": 0, "learning_rate": 1.0, "optim": "sgd",
-               "lr_scheduler_kwargs": {"num_decay_steps": 4, "decay_type": "linear"}, "max_grad_norm": 1e-9,
-               "save_steps": 10}  # fmt: skip
+    trainer = {
+        "max_steps": 10,
+        "lr_scheduler_type": "wsd",
+        "warmup_steps": 0,
+        "learning_rate": 1.0,
+        "optim": "sgd",
+        "lr_scheduler_kwargs": {"num_decay_steps": 4, "decay_type": "linear"},
+        "max_grad_norm": 1e-9,
+        "save_steps": 10,
+    }
     stage, _ = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 2}], trainer=trainer)
     assert _rates(stage) == pytest.approx([1, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
@@ -57,8 +75,15 @@ def test_weight_decay_spares_norms_biases_and_rows(make_stage: Any, tiny_llama: 
 
 
 def test_a_gradient_is_clipped_to_its_norm(make_stage: Any, tiny_llama: Path) -> None:
-    trainer = {"max_steps": 1, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.01, "weight_decay": 0.0,
-               "lr_scheduler_type": "constant", "warmup_steps": 0}  # fmt: skip
+    trainer = {
+        "max_steps": 1,
+        "optim": "sgd",
+        "learning_rate": 1.0,
+        "max_grad_norm": 0.01,
+        "weight_decay": 0.0,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+    }
     stage, _ = _train(make_stage, tiny_llama, ["full"], trainer=trainer)
     after, before = (load_file(p / "model.safetensors") for p in (stage.out, tiny_llama))
     step = torch.cat([(after[n] - before[n]).flatten() for n in before]).norm()
@@ -78,16 +103,20 @@ def test_neftune_adds_noise_in_training_and_none_in_evaluation(make_stage: Any, 
 
 
 def test_neftune_changes_what_is_learnt(make_stage: Any, tiny_llama: Path) -> None:
-    made = [_train(make_stage, tiny_llama, ["lora"], out=f"n{alpha}", trainer={"neftune_noise_alpha": alpha})[0]
-            for alpha in (None, 5.0)]  # fmt: skip
+    made = [
+        _train(make_stage, tiny_llama, ["lora"], out=f"n{alpha}", trainer={"neftune_noise_alpha": alpha})[0]
+        for alpha in (None, 5.0)
+    ]
     a, b = (load_file(stage.out / "adapter_model.safetensors") for stage in made)
     assert not all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_activation_checkpointing_learns_the_same(make_stage: Any, tiny_llama: Path) -> None:
     lora = [{"kind": "lora", "dropout": 0.1}]
-    made = [_train(make_stage, tiny_llama, lora, out=f"g{on}", trainer={"gradient_checkpointing": on})[0]
-            for on in (False, True)]  # fmt: skip
+    made = [
+        _train(make_stage, tiny_llama, lora, out=f"g{on}", trainer={"gradient_checkpointing": on})[0]
+        for on in (False, True)
+    ]
     a, b = (load_file(stage.out / "adapter_model.safetensors") for stage in made)
     for name in a:
         torch.testing.assert_close(a[name], b[name], atol=1e-5, rtol=1e-4)
@@ -103,8 +132,10 @@ def test_a_kernel_that_the_recipe_names_is_the_one_that_runs(make_stage: Any, ti
 
 
 def test_kernels_that_need_a_gpu_are_refused_with_what_to_do(make_stage: Any, tiny_llama: Path) -> None:
-    for techniques, trainer in ((["lora", {"kind": "attention", "use": "flash_attention_2"}], {}),
-                                (["lora"], {"use_liger_kernel": True})):  # fmt: skip
+    for techniques, trainer in (
+        (["lora", {"kind": "attention", "use": "flash_attention_2"}], {}),
+        (["lora"], {"use_liger_kernel": True}),
+    ):
         with pytest.raises(Refusal) as refused:
             pretrain.run(make_stage(tiny_llama, techniques, trainer=trainer))
         (problem,) = refused.value.problems
@@ -161,10 +192,15 @@ def _recipe(**block: Any) -> Recipe:
     return Recipe.model_validate({"name": "x", "base": "b", "out": "o", "sft": {"data": "d", **block}})
 
 
-@pytest.mark.parametrize("block", [
-    {"techniques": ["lora", "early_stopping"]}, {"trainer": {"load_best_model_at_end": True}},
-    {"trainer": {"metric_for_best_model": "loss"}}, {"trainer": {"eval_strategy": "steps"}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"techniques": ["lora", "early_stopping"]},
+        {"trainer": {"load_best_model_at_end": True}},
+        {"trainer": {"metric_for_best_model": "loss"}},
+        {"trainer": {"eval_strategy": "steps"}},
+    ],
+)
 def test_what_needs_validation_is_refused_without_it(block: dict[str, Any]) -> None:
     with pytest.raises(Refusal) as refused:
         check_keys(_recipe(**block))

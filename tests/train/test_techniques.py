@@ -151,8 +151,9 @@ def test_frozen_layers_and_embeddings_stay(make_stage: Any, tiny_llama: Path) ->
 
 def test_a_later_stage_trains_on_the_adapters_below_and_says_so(make_stage: Any, tiny_llama: Path) -> None:
     first, _ = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 4}], out="first")
-    second, live = _train(make_stage, tiny_llama, [{"kind": "lora", "r": 2}], name="sft", out="second",
-                          adapters=(first.out,))  # fmt: skip
+    second, live = _train(
+        make_stage, tiny_llama, [{"kind": "lora", "r": 2}], name="sft", out="second", adapters=(first.out,)
+    )
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), first.out).merge_and_unload()
     both = PeftModel.from_pretrained(model, second.out)
     torch.testing.assert_close(_logits(both), _logits(live), atol=1e-5, rtol=1e-5)
@@ -168,8 +169,13 @@ def test_the_tokenizer_lies_beside_the_adapter_byte_for_byte(make_stage: Any, ti
 
 def test_early_stopping_keeps_the_best_checkpoint(make_stage: Any, tiny_llama: Path) -> None:
     trainer = {"max_steps": 9, "learning_rate": 0.5, "eval_steps": 1}
-    stage, _ = _train(make_stage, tiny_llama, ["lora", {"kind": "early_stopping", "patience": 2, "threshold": 9}],
-                      trainer=trainer, validation=0.2)  # fmt: skip
+    stage, _ = _train(
+        make_stage,
+        tiny_llama,
+        ["lora", {"kind": "early_stopping", "patience": 2, "threshold": 9}],
+        trainer=trainer,
+        validation=0.2,
+    )
     from lingraft.train.watch import read_log
 
     losses = [row["eval_loss"] for row in read_log(stage.work / "log.jsonl") if "eval_loss" in row]

@@ -38,8 +38,13 @@ def test_a_changed_value_is_named_with_its_distance(tiny_untied: Path, tmp_path:
     norm = load_file(tiny_untied / "model.safetensors")["model.norm.weight"]
     norm[3] += 0.25
     answer, codes = held(tiny_untied, edited(tiny_untied, tmp_path / "b", model__norm__weight=norm))
-    assert answer["different"][0] | {"rel": None} == {"name": "model.norm.weight", "max_abs": 0.25, "rel": None,
-                                                      "first_row": 3, "rows": 1}
+    assert answer["different"][0] | {"rel": None} == {
+        "name": "model.norm.weight",
+        "max_abs": 0.25,
+        "rel": None,
+        "first_row": 3,
+        "rows": 1,
+    }
     assert not answer["equal"] and codes == ["merged-differs"]
 
 

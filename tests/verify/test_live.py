@@ -18,8 +18,9 @@ from lingraft.verify.run import verify
 
 @pytest.fixture(params=[PromptTuningConfig, PrefixTuningConfig])
 def live(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) -> Path:
-    model: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama),
-                                request.param(num_virtual_tokens=3, task_type="CAUSAL_LM"))  # fmt: skip
+    model: Any = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_llama), request.param(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    )
     model.save_pretrained(tmp_path / "live")
     return tmp_path / "live"
 

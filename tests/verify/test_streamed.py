@@ -13,20 +13,43 @@ from lingraft.verify.streamed import run
 from lingraft.weights.formats import open_checkpoint
 
 IDS = torch.arange(3, 40)[None]
-SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 MODELS = {
-    "fused experts": (t.MixtralForCausalLM, t.MixtralConfig, {**SHAPE, "num_key_value_heads": 2,
-                                                              "num_local_experts": 4}),
+    "fused experts": (
+        t.MixtralForCausalLM,
+        t.MixtralConfig,
+        {**SHAPE, "num_key_value_heads": 2, "num_local_experts": 4},
+    ),
     "a head of another name": (t.GPTNeoXForCausalLM, t.GPTNeoXConfig, SHAPE),
     "a bias tied to the head's": (t.BertForMaskedLM, t.BertConfig, SHAPE),
     "a classifier": (t.BertForSequenceClassification, t.BertConfig, SHAPE),
-    "a convolution": (t.Lfm2ForCausalLM, t.Lfm2Config, {**SHAPE, "num_key_value_heads": 2,
-                                                        "layer_types": ["conv", "full_attention"]}),
-    "an encoder and a decoder": (t.T5ForConditionalGeneration, t.T5Config, {
-        "vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4,
-        "decoder_start_token_id": 0}),
-}  # fmt: skip
+    "a convolution": (
+        t.Lfm2ForCausalLM,
+        t.Lfm2Config,
+        {**SHAPE, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
+    ),
+    "an encoder and a decoder": (
+        t.T5ForConditionalGeneration,
+        t.T5Config,
+        {
+            "vocab_size": 64,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("kind, config, fields", MODELS.values(), ids=MODELS.keys())
@@ -37,5 +60,6 @@ def test_a_model_run_from_disk_answers_as_transformers_does(tmp_path: Path, kind
     more = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
         whole = model(input_ids=IDS, **more).logits[0]
-    assert torch.allclose(run(checkpoint.config, _lazy(checkpoint), IDS).logits, whole.reshape(-1, whole.shape[-1]),
-                          atol=1e-6)  # fmt: skip
+    assert torch.allclose(
+        run(checkpoint.config, _lazy(checkpoint), IDS).logits, whole.reshape(-1, whole.shape[-1]), atol=1e-6
+    )

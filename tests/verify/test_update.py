@@ -21,8 +21,12 @@ from lingraft.weights import hf
 from lingraft.weights.fingerprint import fingerprint
 
 SAVE = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM")
-ROWS = LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [5, 6, 7], "lm_head": [5]},
-                  task_type="CAUSAL_LM")
+ROWS = LoraConfig(
+    r=4,
+    target_modules=["q_proj"],
+    trainable_token_indices={"embed_tokens": [5, 6, 7], "lm_head": [5]},
+    task_type="CAUSAL_LM",
+)
 IA3 = IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM")
 
 
@@ -128,8 +132,14 @@ def test_new_rows_of_an_extended_base_are_known_by_its_receipt(tmp_path: Path) -
 
 def test_nan_is_told_with_its_tensor(tiny_untied: Path, tmp_path: Path) -> None:
     adapter = train(tiny_untied, tmp_path / "a")
-    edit(adapter, lambda name, value: value.index_fill(0, torch.tensor([0]), float("nan"))
-         if name.endswith("layers.1.self_attn.q_proj.lora_B.weight") else value)
+    edit(
+        adapter,
+        lambda name, value: (
+            value.index_fill(0, torch.tensor([0]), float("nan"))
+            if name.endswith("layers.1.self_attn.q_proj.lora_B.weight")
+            else value
+        ),
+    )
     assert "non-finite" in proof(adapter, tiny_untied)[1]
 
 

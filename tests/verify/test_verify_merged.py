@@ -132,8 +132,9 @@ def a_row_shifted(tensor: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("seed", (0, 1))
-def test_a_fault_in_one_tensor_is_caught_and_its_layer_named(name: str, seed: int, merge: Merge,
-                                                             copy: Callable[[], Path]) -> None:
+def test_a_fault_in_one_tensor_is_caught_and_its_layer_named(
+    name: str, seed: int, merge: Merge, copy: Callable[[], Path]
+) -> None:
     random.seed(seed)
     layer = f"model.layers.{random.randrange(3)}"
     kind, change = FAULTS[name]
@@ -196,8 +197,11 @@ def test_a_lost_tokenizer_is_caught(merge: Merge, copy: Callable[[], Path]) -> N
     assert codes(findings) == {"tokenizer-mismatch"}
 
 
-@pytest.mark.parametrize("field", ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}},
-                                   {"rms_norm_eps": 1e-3}, {"hidden_act": "gelu"}), ids=lambda f: next(iter(f)))
+@pytest.mark.parametrize(
+    "field",
+    ({"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}, {"rms_norm_eps": 1e-3}, {"hidden_act": "gelu"}),
+    ids=lambda f: next(iter(f)),
+)
 def test_a_changed_config_is_caught_and_the_first_layer_that_feels_it_named(
     field: dict[str, object], merge: Merge, copy: Callable[[], Path]
 ) -> None:
@@ -240,8 +244,9 @@ KINDS = {
     "dora": LoraConfig(r=4, target_modules=["q_proj", "up_proj"], use_dora=True, task_type="CAUSAL_LM"),
     "ia3": IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"),
     "rows": LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3, 5, 8], task_type="CAUSAL_LM"),
-    "saved": LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"],
-                        task_type="CAUSAL_LM"),
+    "saved": LoraConfig(
+        r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"
+    ),
 }
 
 

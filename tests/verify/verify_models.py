@@ -11,8 +11,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 
-def train(base: Path, out: Path, steps: int = 3, grow: int = 0, below: tuple[Path, ...] = (), seed: int = 0,
-          config: object = None) -> Path:
+def train(
+    base: Path,
+    out: Path,
+    steps: int = 3,
+    grow: int = 0,
+    below: tuple[Path, ...] = (),
+    seed: int = 0,
+    config: object = None,
+) -> Path:
     """Train an adapter on random tokens by a few steps of AdamW and save it; 0 steps leaves it as new."""
     torch.manual_seed(seed)
     model = with_adapters(base, below)

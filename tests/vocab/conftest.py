@@ -19,8 +19,9 @@ def tokenizer(whole: bool) -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=500 if whole else 376, show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
+    trainer = trainers.BpeTrainer(
+        vocab_size=500 if whole else 376, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     made.train_from_iterator([*ENGLISH * 3, *(list("".join(CHINESE)) * 2 if whole else CHINESE[:1])], trainer)
     made.add_special_tokens([AddedToken("<|start|>", special=True), AddedToken("<|end|>", special=True)])
     return made
@@ -32,12 +33,25 @@ def make_base(tmp_path: Path) -> Callable[..., Path]:
 
     def make(tied: bool = True, rows: int | None = None, whole: bool = False) -> Path:
         folder = tmp_path / "base"
-        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer(whole), bos_token="<|start|>", eos_token="<|end|>",
-                                       pad_token="<|end|>", chat_template=TEMPLATE)  # fmt: skip
+        fast = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer(whole),
+            bos_token="<|start|>",
+            eos_token="<|end|>",
+            pad_token="<|end|>",
+            chat_template=TEMPLATE,
+        )
         torch.manual_seed(0)
-        config = LlamaConfig(vocab_size=rows or len(fast), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                             num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied,
-                             bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id)  # fmt: skip
+        config = LlamaConfig(
+            vocab_size=rows or len(fast),
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            tie_word_embeddings=tied,
+            bos_token_id=fast.bos_token_id,
+            eos_token_id=fast.eos_token_id,
+        )
         LlamaForCausalLM(config).save_pretrained(folder)
         fast.save_pretrained(folder)
         return folder

@@ -52,7 +52,8 @@ def test_old_ids_stay_and_new_ones_follow_the_special_tokens(make_base: Base, co
     old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
     assert {token: new.get_vocab()[token] for token in old.get_vocab()} == old.get_vocab()
     assert sorted(set(new.get_vocab().values()) - set(old.get_vocab().values())) == list(
-        range(answer["old_size"], answer["new_size"]))  # fmt: skip
+        range(answer["old_size"], answer["new_size"])
+    )
     assert answer["old_size"] == len(old) and answer["new_size"] == len(new) == len(old) + 20
 
 
@@ -158,6 +159,8 @@ def test_whole_characters_get_merges_and_broken_ones_whole_words(
     base = make_base(whole=whole)
     out, _ = grown(base, corpus)
     old, new = (json.loads((p / "tokenizer.json").read_text(encoding="utf-8")) for p in (base, out))
-    more = {"merges": len(new["model"]["merges"]) - len(old["model"]["merges"]),
-            "added_tokens": len(new["added_tokens"]) - len(old["added_tokens"])}  # fmt: skip
+    more = {
+        "merges": len(new["model"]["merges"]) - len(old["model"]["merges"]),
+        "added_tokens": len(new["added_tokens"]) - len(old["added_tokens"]),
+    }
     assert more == {"merges": 0, "added_tokens": 0, grows: 20}

@@ -24,12 +24,30 @@ Unite = Callable[..., Path]
 def save_base(folder: Path, model: Path) -> Path:
     folder.mkdir()
     shutil.copyfile(model, folder / "tokenizer.model")
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-        "legacy": False, "add_bos_token": True, "add_eos_token": False}), encoding="utf-8")  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "LlamaTokenizer",
+                "bos_token": "<s>",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "legacy": False,
+                "add_bos_token": True,
+                "add_eos_token": False,
+            }
+        ),
+        encoding="utf-8",
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model)).get_piece_size()
-    config = LlamaConfig(vocab_size=pieces, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=pieces,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
@@ -39,9 +57,16 @@ def save_base(folder: Path, model: Path) -> Path:
 def small(tmp_path: Path) -> Path:
     """A base with a SentencePiece BPE of 400 pieces and byte fallback, trained on English and a little Chinese."""
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*ENGLISH * 3, CHINESE[0][:12]]), model_prefix=str(tmp_path / "small"), vocab_size=400,
-        model_type="bpe", byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
-        character_coverage=0.99, minloglevel=2)  # fmt: skip
+        sentence_iterator=iter([*ENGLISH * 3, CHINESE[0][:12]]),
+        model_prefix=str(tmp_path / "small"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        character_coverage=0.99,
+        minloglevel=2,
+    )
     return save_base(tmp_path / "base", tmp_path / "small.model")
 
 
@@ -96,8 +121,14 @@ def unite(test_data: Path, tmp_path: Path) -> Unite:
 
     def run(all_pieces: bool) -> Path:
         base = save_base(tmp_path / "llama2", test_data / "tokenizers" / "llama2.model")
-        extend(base, tmp_path / "united", unite=test_data / "tokenizers" / "chinese-sp-20k.model",
-               all_pieces=all_pieces, init="mean", findings=Findings())  # fmt: skip
+        extend(
+            base,
+            tmp_path / "united",
+            unite=test_data / "tokenizers" / "chinese-sp-20k.model",
+            all_pieces=all_pieces,
+            init="mean",
+            findings=Findings(),
+        )
         return tmp_path / "united"
 
     return run

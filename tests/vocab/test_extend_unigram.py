@@ -16,8 +16,15 @@ from lingraft.vocab.run import extend
 
 
 def model_beside(folder: Path, size: int) -> None:
-    config = LlamaConfig(vocab_size=size, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                         num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=size,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -26,8 +33,9 @@ def fast_only(tmp_path: Path) -> Path:
     """A base with tokenizer.json alone, special tokens behind the vocabulary, and rare characters unknown to it."""
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, unk_token="<unk>", special_tokens=["<unk>", "</s>"],
-                                      show_progress=False)  # fmt: skip
+    trainer = trainers.UnigramTrainer(
+        vocab_size=300, unk_token="<unk>", special_tokens=["<unk>", "</s>"], show_progress=False
+    )
     made.train_from_iterator([*ENGLISH * 4, CHINESE[0][:20]], trainer)
     made.add_special_tokens([AddedToken("<|end|>", special=True)])
     folder = tmp_path / "base"
@@ -42,9 +50,16 @@ def with_model(tmp_path: Path) -> Path:
     folder = tmp_path / "base"
     folder.mkdir()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*ENGLISH * 3, CHINESE[0][:12]]), model_prefix=str(folder / "tokenizer"),
-        vocab_size=330, model_type="unigram", byte_fallback=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, character_coverage=0.99, minloglevel=2)  # fmt: skip
+        sentence_iterator=iter([*ENGLISH * 3, CHINESE[0][:12]]),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=330,
+        model_type="unigram",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        character_coverage=0.99,
+        minloglevel=2,
+    )
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     pieces = [(model.id_to_piece(i), model.get_score(i)) for i in range(model.get_piece_size())]
     fast = Tokenizer(models.Unigram(pieces, model.unk_id(), byte_fallback=True))
@@ -69,8 +84,12 @@ def test_old_ids_and_text_without_han_stay(kind: str, request: pytest.FixtureReq
     assert {token: new.get_vocab()[token] for token in old.get_vocab()} == old.get_vocab()
     assert [new(text).input_ids for text in WITHOUT_HAN] == [old(text).input_ids for text in WITHOUT_HAN]
     vocab = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    assert json.loads((base.parent / "larger" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"][
-        : len(vocab)] == vocab  # fmt: skip
+    assert (
+        json.loads((base.parent / "larger" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"][
+            : len(vocab)
+        ]
+        == vocab
+    )
 
 
 @pytest.mark.parametrize("kind", ["fast_only", "with_model"])

@@ -76,14 +76,17 @@ def test_the_command_measures_several_tokenizers_on_the_users_text(
     tokens = len(AutoTokenizer.from_pretrained(base)(text).input_ids)
     assert code == 0 and told["characters"] == len(text) and told["picture"] == str(drawn)
     assert [(one["name"], one["tokens"]) for one in told["tokenizers"]] == [
-        (str(base), tokens), (str(base / "tokenizer.json"), tokens)]  # fmt: skip
+        (str(base), tokens),
+        (str(base / "tokenizer.json"), tokens),
+    ]
     assert drawn.read_bytes().startswith(b"<?xml")
 
 
 def test_growing_can_measure_before_and_after(make_base: Callable[..., Path], corpus: Path, tmp_path: Path) -> None:
     base, out = make_base(), tmp_path / "larger"
-    code, told = lingraft("vocab", base, "--corpus", corpus, "--size", 20, "--init", "mean", "--out", out,
-                          "--measure", corpus)  # fmt: skip
+    code, told = lingraft(
+        "vocab", base, "--corpus", corpus, "--size", 20, "--init", "mean", "--out", out, "--measure", corpus
+    )
     before, after = told["measured"]["tokenizers"]
     assert code == 0 and told["new_pieces"] == 20 and before["name"] == str(base) and after["name"] == str(out)
     assert after["tokens"] < before["tokens"] and after["size"] == before["size"] + 20

@@ -47,8 +47,9 @@ def test_distilled_rows_leave_behind_what_the_old_pieces_left(make_base: Base, c
 
 
 @pytest.mark.parametrize("init", ["distil", "random"])
-def test_the_same_corpus_gives_the_same_rows_whatever_was_drawn_before(make_base: Base, corpus: Path, tmp_path: Path,
-                                                                       init: str) -> None:  # fmt: skip
+def test_the_same_corpus_gives_the_same_rows_whatever_was_drawn_before(
+    make_base: Base, corpus: Path, tmp_path: Path, init: str
+) -> None:
     base, digests = make_base(), []
     for number in range(2):
         torch.manual_seed(number)
@@ -59,8 +60,10 @@ def test_the_same_corpus_gives_the_same_rows_whatever_was_drawn_before(make_base
 
 def test_random_rows_have_the_old_rows_moments(make_base: Base, corpus: Path) -> None:
     base = make_base()
-    old, new = (AutoModelForCausalLM.from_pretrained(p).get_input_embeddings().weight
-                for p in (base, grown(base, corpus, "random")))  # fmt: skip
+    old, new = (
+        AutoModelForCausalLM.from_pretrained(p).get_input_embeddings().weight
+        for p in (base, grown(base, corpus, "random"))
+    )
     fresh = new[len(old) : len(old) + 20]
     assert fresh.std().item() == pytest.approx(old.std().item(), rel=0.2)
 
@@ -77,8 +80,15 @@ def problem(**changes: Any) -> dict[str, Any]:
     torch.manual_seed(0)
     features = torch.randn(400, 16) * 50 / math.sqrt(16)
     target = torch.where(features[:, 0] > 12, 0, torch.where(features[:, 1] > 12, 1, -1))
-    return {"features": features, "mass": torch.full((400,), 4.0), "target": target, "weight": torch.ones(400),
-            "first": torch.zeros(2, 16), "unit": 3.0, **changes}  # fmt: skip
+    return {
+        "features": features,
+        "mass": torch.full((400,), 4.0),
+        "target": target,
+        "weight": torch.ones(400),
+        "first": torch.zeros(2, 16),
+        "unit": 3.0,
+        **changes,
+    }
 
 
 def test_fitted_head_rows_are_the_minimum_of_the_stated_problem() -> None:

@@ -20,9 +20,17 @@ def eight_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("models") / "eight-heads"
-    config = LlamaConfig(hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=16,
-                         num_key_value_heads=8, vocab_size=259, max_position_embeddings=64, rms_norm_eps=1e-5,
-                         tie_word_embeddings=False)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=64,
+        intermediate_size=112,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        vocab_size=259,
+        max_position_embeddings=64,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     return folder
 
@@ -57,9 +65,24 @@ def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with socket.socket() as free:  # DeepSpeed names its shared memory by the port, so it must be a real one
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port,
-               str(Path(__file__).with_name("deepspeed_run.py")), str(out), *ZERO_CASES]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=1800, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"})  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        port,
+        str(Path(__file__).with_name("deepspeed_run.py")),
+        str(out),
+        *ZERO_CASES,
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=1800,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return out

@@ -1,6 +1,6 @@
 """Run as two processes: train a tiny Llama for two steps under ZeRO on the CPU and save its state, case by case.
 
-    python -m torch.distributed.run --nproc_per_node 2 deepspeed_run.py OUT 1-lora-fp32 3-full-bf16 …
+python -m torch.distributed.run --nproc_per_node 2 deepspeed_run.py OUT 1-lora-fp32 3-full-bf16 …
 """
 
 import sys
@@ -22,9 +22,17 @@ def train(out: Path, stage: int, kind: str, dtype: str) -> None:
     }
     torch.manual_seed(0)
     model = LlamaForCausalLM(
-        LlamaConfig(hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4, vocab_size=67,
-                    num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=kind == "full")
-    )  # fmt: skip
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=56,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=67,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=kind == "full",
+        )
+    )
     if kind == "lora":
         model = get_peft_model(model, LoraConfig(r=3, target_modules="all-linear", modules_to_save=["lm_head"]))
     model = model.bfloat16() if dtype == "bf16" else model

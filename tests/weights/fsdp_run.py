@@ -1,6 +1,6 @@
 """Run as two processes: shard a tiny Llama with torch's own fully_shard on the CPU and save it distributed.
 
-    python -m torch.distributed.run --nproc_per_node 2 fsdp_run.py OUT
+python -m torch.distributed.run --nproc_per_node 2 fsdp_run.py OUT
 """
 
 import sys
@@ -17,9 +17,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 model = LlamaForCausalLM(
-    LlamaConfig(hidden_size=32, intermediate_size=57, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                vocab_size=67, max_position_embeddings=64, tie_word_embeddings=False)
-)  # fmt: skip
+    LlamaConfig(
+        hidden_size=32,
+        intermediate_size=57,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=67,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+)
 mesh = init_device_mesh("cpu", (2,))
 for layer in model.model.layers:
     fully_shard(layer, mesh=mesh)

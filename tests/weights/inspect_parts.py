@@ -28,11 +28,20 @@ class Numbers(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 def train_run(base: Path, out: Path, **settings: Any) -> Path:
     """Let the Trainer train LoRA, embedding and head for four steps, with a checkpoint every second one."""
-    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head"],
-                      task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora)
-    arguments = TrainingArguments(output_dir=str(out), max_steps=4, save_steps=2, per_device_train_batch_size=2,
-                                  report_to=[], use_cpu=True, disable_tqdm=True, **settings)
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=4,
+        save_steps=2,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        **settings,
+    )
     trainer = Trainer(model, arguments, train_dataset=Numbers(), eval_dataset=Numbers())
     trainer.train()
     trainer.save_model()

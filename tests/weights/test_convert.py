@@ -20,16 +20,24 @@ from lingraft.weights.convert import convert
 from lingraft.weights.fingerprint import fingerprint
 
 TARGETS: list[tuple[str, str, dict[str, Any]]] = [
-    ("hf", "m", {}), ("hf", "m", {"shards": 3}), ("gguf", "m.gguf", {}), ("gguf", "m.gguf", {"type": "F32"}),
-    ("meta", "m", {}), ("meta", "m", {"shards": 2}), ("llama2c", "m.bin", {}), ("llama2c", "m.bin", {"type": "v1"}),
-    ("state_dict", "m.safetensors", {}), ("state_dict", "m.pt", {}),
-]  # fmt: skip
+    ("hf", "m", {}),
+    ("hf", "m", {"shards": 3}),
+    ("gguf", "m.gguf", {}),
+    ("gguf", "m.gguf", {"type": "F32"}),
+    ("meta", "m", {}),
+    ("meta", "m", {"shards": 2}),
+    ("llama2c", "m.bin", {}),
+    ("llama2c", "m.bin", {"type": "v1"}),
+    ("state_dict", "m.safetensors", {}),
+    ("state_dict", "m.pt", {}),
+]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize(("to", "name", "options"), TARGETS)
-def test_a_round_trip_gives_every_tensor_back(tiny_llama: Path, tiny_untied: Path, tmp_path: Path, tied: bool,
-                                              to: str, name: str, options: dict[str, Any]) -> None:  # fmt: skip
+def test_a_round_trip_gives_every_tensor_back(
+    tiny_llama: Path, tiny_untied: Path, tmp_path: Path, tied: bool, to: str, name: str, options: dict[str, Any]
+) -> None:
     source = tiny_llama if tied else tiny_untied
     told = convert(source, tmp_path / name, to, Findings(), **options)
     assert told["exact"] and formats.detect(tmp_path / name) == to
@@ -74,8 +82,9 @@ def test_a_sharded_bin_checkpoint_is_read_with_and_without_its_index(tiny_untied
     assert same(formats.open_checkpoint(tmp_path).tensors, tensors)
 
 
-def test_a_full_disk_is_refused_before_a_byte_is_written(tiny_llama: Path, tmp_path: Path,
-                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_a_byte_is_written(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(Refusal) as refusal:
@@ -92,8 +101,9 @@ def test_an_existing_output_is_refused_unless_told_to_overwrite(tiny_llama: Path
         convert(tiny_llama, tmp_path / name, to, Findings(), overwrite=True)
 
 
-def test_a_result_that_does_not_read_back_as_written_is_refused(tiny_llama: Path, tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_does_not_read_back_as_written_is_refused(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def faulty(weights: Any, out: Path, *_: Any) -> None:
         damaged = {name: tensor.clone() for name, tensor in weights.items()}
         damaged["model.norm.weight"][0] += 1
@@ -105,10 +115,12 @@ def test_a_result_that_does_not_read_back_as_written_is_refused(tiny_llama: Path
     assert codes(refusal) == ["fingerprint-mismatch"] and list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("to", "options"), [("onnx", {}), ("gguf", {"type": "Q4_K"}), ("hf", {"type": "Q8_0"}),
-                                             ("llama2c", {"type": "v9"})])
-def test_what_cannot_be_written_is_refused_by_name(tiny_llama: Path, tmp_path: Path, to: str,
-                                                   options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("to", "options"), [("onnx", {}), ("gguf", {"type": "Q4_K"}), ("hf", {"type": "Q8_0"}), ("llama2c", {"type": "v9"})]
+)
+def test_what_cannot_be_written_is_refused_by_name(
+    tiny_llama: Path, tmp_path: Path, to: str, options: dict[str, str]
+) -> None:
     with pytest.raises(Refusal) as refusal:
         convert(tiny_llama, tmp_path / "m", to, Findings(), **options)
     assert codes(refusal) == ["unknown-format"] and not (tmp_path / "m").exists()
@@ -126,8 +138,9 @@ def test_missing_shards_are_all_named(tiny_untied: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("to", ["gguf", "meta", "llama2c"])
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"num_attention_heads": 8}, {"hidden_size": None}])
-def test_a_config_that_its_tensors_contradict_is_refused(tiny_llama: Path, tmp_path: Path, to: str,
-                                                         change: dict[str, Any]) -> None:
+def test_a_config_that_its_tensors_contradict_is_refused(
+    tiny_llama: Path, tmp_path: Path, to: str, change: dict[str, Any]
+) -> None:
     shutil.copytree(tiny_llama, tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config.pop("head_dim", None)

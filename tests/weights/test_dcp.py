@@ -31,8 +31,11 @@ def judged(folder: Path, out: Path) -> dict[str, Any]:
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     tensors = {name: tensor.detach().contiguous() for name, tensor in every_dtype().items() if name != "empty"}
-    dcp.save({"model": tensors, "optimizer": {"exp_avg": torch.ones(3)}, "epoch": 3}, checkpoint_id=tmp_path / "dcp",
-             no_dist=True)  # fmt: skip
+    dcp.save(
+        {"model": tensors, "optimizer": {"exp_avg": torch.ones(3)}, "epoch": 3},
+        checkpoint_id=tmp_path / "dcp",
+        no_dist=True,
+    )
     return tmp_path / "dcp"
 
 
@@ -50,8 +53,16 @@ def test_inspect_knows_it(saved: Path) -> None:
 
 @pytest.mark.slow
 def test_fsdp2_over_two_processes_comes_out_whole(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(Path(__file__).with_name("fsdp_run.py")), str(tmp_path / "fsdp")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(Path(__file__).with_name("fsdp_run.py")),
+        str(tmp_path / "fsdp"),
+    ]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, timeout=600, text=True, env=one_thread)
     assert done.returncode == 0, done.stderr[-3000:]

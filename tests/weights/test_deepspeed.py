@@ -51,11 +51,20 @@ def test_the_adapter_inside_a_zero_3_state_is_the_one_peft_loads(zero_runs: Path
     folder = shutil.copytree(zero_runs / "3-lora-fp32", tmp_path / "run")
     LoraConfig(r=3, target_modules="all-linear", modules_to_save=["lm_head"]).save_pretrained(folder)
     convert(folder / "global_step2", tmp_path / "adapter", "adapter", Findings())
-    base = LlamaForCausalLM(LlamaConfig(hidden_size=32, intermediate_size=56, num_hidden_layers=2, vocab_size=67,
-                                        num_attention_heads=4, num_key_value_heads=2))  # fmt: skip
+    base = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=32,
+            intermediate_size=56,
+            num_hidden_layers=2,
+            vocab_size=67,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+        )
+    )
     state = PeftModel.from_pretrained(base, tmp_path / "adapter").state_dict()
-    trained = {name: tensor for name, tensor in judged(folder).items()
-               if ".lora_" in name or ".modules_to_save." in name}  # fmt: skip
+    trained = {
+        name: tensor for name, tensor in judged(folder).items() if ".lora_" in name or ".modules_to_save." in name
+    }
     assert trained and all(torch.equal(state[name], tensor) for name, tensor in trained.items())
 
 
@@ -63,8 +72,16 @@ def test_a_full_run_becomes_a_model_that_transformers_loads(zero_runs: Path, tmp
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     folder = shutil.copytree(zero_runs / "2-full-fp32", tmp_path / "run")
-    LlamaConfig(hidden_size=32, intermediate_size=56, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                vocab_size=67, architectures=["LlamaForCausalLM"], tie_word_embeddings=True).save_pretrained(folder)
+    LlamaConfig(
+        hidden_size=32,
+        intermediate_size=56,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=67,
+        architectures=["LlamaForCausalLM"],
+        tie_word_embeddings=True,
+    ).save_pretrained(folder)
     convert(folder, tmp_path / "hf", "hf", Findings())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").state_dict()
     assert same(model, judged(folder)) and "lm_head.weight" not in hf.read(tmp_path / "hf").tensors

@@ -43,8 +43,9 @@ def test_a_plain_dict_with_views_has_the_same_one_as_the_file(tmp_path: Path) ->
     assert fingerprint(every_dtype()) == by_definition(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize(("to", "name"), [("gguf", "m.gguf"), ("meta", "m"), ("llama2c", "m.bin"),
-                                          ("state_dict", "m.pt")])
+@pytest.mark.parametrize(
+    ("to", "name"), [("gguf", "m.gguf"), ("meta", "m"), ("llama2c", "m.bin"), ("state_dict", "m.pt")]
+)
 def test_every_container_of_the_same_weights_has_it(tiny_llama: Path, tmp_path: Path, to: str, name: str) -> None:
     convert(tiny_llama, tmp_path / name, to, Findings())
     assert of(tmp_path / name) == by_definition(tiny_llama / "model.safetensors")
@@ -58,8 +59,11 @@ def test_writing_tells_it_and_sharding_does_not_change_it(tiny_untied: Path, tmp
 
 def test_a_head_that_is_the_embedding_and_buffers_are_left_out(tiny_llama: Path) -> None:
     tensors = load_file(tiny_llama / "model.safetensors")
-    more = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone(),
-            "model.rotary_emb.inv_freq": torch.ones(4)}  # fmt: skip
+    more = {
+        **tensors,
+        "lm_head.weight": tensors["model.embed_tokens.weight"].clone(),
+        "model.rotary_emb.inv_freq": torch.ones(4),
+    }
     assert fingerprint(more) == fingerprint(tensors)
 
 
@@ -67,8 +71,11 @@ def test_another_head_another_dtype_and_one_flipped_bit_each_change_it(tiny_llam
     tensors = load_file(tiny_llama / "model.safetensors")
     flipped = tensors["model.norm.weight"].clone()
     flipped.view(torch.int32)[3] ^= 1
-    variants = [{**tensors, "lm_head.weight": torch.zeros(400, 32)}, {**tensors, "model.norm.weight": flipped},
-                {name: tensor.double() for name, tensor in tensors.items()}]  # fmt: skip
+    variants = [
+        {**tensors, "lm_head.weight": torch.zeros(400, 32)},
+        {**tensors, "model.norm.weight": flipped},
+        {name: tensor.double() for name, tensor in tensors.items()},
+    ]
     assert len({fingerprint(variant) for variant in [tensors, *variants]}) == 4
 
 

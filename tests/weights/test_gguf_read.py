@@ -108,8 +108,13 @@ def test_an_architecture_that_is_not_known_is_refused_by_name(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("factor", "original", "width"), [(8.0, 8192, 128), (32.0, 8192, 64), (4.0, 4096, 64)])
 def test_llama_3s_scaling_is_found_again_in_its_factors(factor: float, original: int, width: int) -> None:
-    told = {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": original}  # fmt: skip
+    told = {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": original,
+    }
     assert gguf_rope.llama3_scaling(gguf_rope.llama3_factors(500000.0, width, told), 500000.0) == told
 
 
@@ -119,8 +124,12 @@ def test_the_published_smollm2_answers_paris_in_transformers(smollm2: Path, tmp_
 
     hf.write(gguf.read(smollm2), tmp_path)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "What is the capital of France?"}],
-                                           add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
     answer = model.generate(**prompt, max_new_tokens=12, do_sample=False)[0][prompt["input_ids"].shape[1] :]
     assert tokenizer.decode(answer, skip_special_tokens=True) == "The capital of France is Paris."
 

@@ -17,11 +17,16 @@ from lingraft.problems import Refusal
 from lingraft.weights import gguf, gguf_pre, gguf_tokenizer_write, gguf_write, hf
 
 TEXTS = [
-    "Hello 2024 world's 12345 don't THE they'LL", "  leading and   many   spaces \n\n\t tabs\r\n", " ", "",
-    "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。2024年3月", "naïve café ﬁne Ⅷ ½ ² x² _under_ a.b/c\\d",
-    "MixedCaseWords HTTPServer iPhone's №5 😀👩‍👩‍👧 \u200b zero", "!!!???...  \n  x = [1,2,3]; // ok",
+    "Hello 2024 world's 12345 don't THE they'LL",
+    "  leading and   many   spaces \n\n\t tabs\r\n",
+    " ",
+    "",
+    "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。2024年3月",
+    "naïve café ﬁne Ⅷ ½ ² x² _under_ a.b/c\\d",
+    "MixedCaseWords HTTPServer iPhone's №5 😀👩‍👩‍👧 \u200b zero",
+    "!!!???...  \n  x = [1,2,3]; // ok",
     "ไทย हिन्दी العربية Ελληνικά русский",
-]  # fmt: skip
+]
 NAMES = [names[0] for _, names in gguf_pre.SPLITS]
 
 
@@ -34,12 +39,24 @@ def corpus() -> list[str]:
 def byte_level(folder: Path, name: str) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE that splits as ``name`` says, and save it over the folder's tokenizer."""
     model = {"type": "BPE", "vocab": {}, "merges": [], "ignore_merges": name in gguf_pre.WHOLE_WORDS}
-    raw = Tokenizer.from_str(json.dumps({"model": model, "pre_tokenizer": gguf_pre.pre_tokenizer(name),
-                                         "decoder": {"type": "ByteLevel", "add_prefix_space": True,
-                                                     "trim_offsets": True, "use_regex": True}}))  # fmt: skip
-    raw.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))  # fmt: skip
+    raw = Tokenizer.from_str(
+        json.dumps(
+            {
+                "model": model,
+                "pre_tokenizer": gguf_pre.pre_tokenizer(name),
+                "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+            }
+        )
+    )
+    raw.train_from_iterator(
+        corpus(),
+        trainers.BpeTrainer(
+            vocab_size=1200,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<|im_start|>", eos_token="<|im_end|>")
     fast.add_tokens(["<tool>"])
     fast.save_pretrained(folder)
@@ -47,8 +64,9 @@ def byte_level(folder: Path, name: str) -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_byte_level_tokenizer_cuts_alike_in_llama_cpp_and_back(name: str, tmp_path: Path,
-                                                                 llama_cpp: type[LlamaCpp]) -> None:  # fmt: skip
+def test_a_byte_level_tokenizer_cuts_alike_in_llama_cpp_and_back(
+    name: str, tmp_path: Path, llama_cpp: type[LlamaCpp]
+) -> None:
     fast = byte_level(make_llama(tmp_path / "m", rows=1208), name)
     gguf_write.write(hf.read(tmp_path / "m"), tmp_path / "m.gguf")
     (tmp_path / "back").mkdir()
@@ -60,8 +78,9 @@ def test_a_byte_level_tokenizer_cuts_alike_in_llama_cpp_and_back(name: str, tmp_
 
 @pytest.mark.parametrize("model", ["llama2.model", "chinese-llama2.model"])
 @pytest.mark.slow
-def test_a_sentencepiece_tokenizer_cuts_alike_in_llama_cpp_and_back(model: str, test_data: Path, tmp_path: Path,
-                                                                    llama_cpp: type[LlamaCpp]) -> None:  # fmt: skip
+def test_a_sentencepiece_tokenizer_cuts_alike_in_llama_cpp_and_back(
+    model: str, test_data: Path, tmp_path: Path, llama_cpp: type[LlamaCpp]
+) -> None:
     import sentencepiece
 
     file = test_data / "tokenizers" / model

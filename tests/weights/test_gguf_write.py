@@ -20,18 +20,24 @@ from lingraft.weights.convert import convert
 
 IDS = [5, 77, 103, 8, 200, 31, 9, 44, 45, 300]
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {}), "llama-tied": ("Llama", {"tie_word_embeddings": True}),
-    "llama-wide-heads": ("Llama", {"head_dim": 16}), "llama-biases": ("Llama", {"attention_bias": True}),
+    "llama": ("Llama", {}),
+    "llama-tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama-wide-heads": ("Llama", {"head_dim": 16}),
+    "llama-biases": ("Llama", {"attention_bias": True}),
     "llama-3-scaling": ("Llama", {"head_dim": 64, "rope_theta": 500000.0, "rope_scaling": SCALINGS["llama3"]}),
     "llama-linear-scaling": ("Llama", {"rope_scaling": SCALINGS["linear"]}),
     "llama-yarn-scaling": ("Llama", {"rope_scaling": SCALINGS["yarn"]}),
-    "mistral": ("Mistral", {"sliding_window": None}), "qwen2": ("Qwen2", {}),
-    "qwen3": ("Qwen3", {"head_dim": 16}), "gemma": ("Gemma", {"head_dim": 16}),
+    "mistral": ("Mistral", {"sliding_window": None}),
+    "qwen2": ("Qwen2", {}),
+    "qwen3": ("Qwen3", {"head_dim": 16}),
+    "gemma": ("Gemma", {"head_dim": 16}),
     "gemma2": ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64}),
-    "gemma3": ("Gemma3Text", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64,
-                              "num_hidden_layers": 7}),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64, "num_hidden_layers": 7},
+    ),
     "phi": ("Phi3", {"sliding_window": None}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -56,8 +62,9 @@ def test_a_round_trip_returns_every_tensor_and_the_logits(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
-def test_every_type_holds_what_the_gguf_package_makes_of_the_weights(kind: str, tmp_path: Path,
-                                                                     llama_cpp: type[LlamaCpp]) -> None:  # fmt: skip
+def test_every_type_holds_what_the_gguf_package_makes_of_the_weights(
+    kind: str, tmp_path: Path, llama_cpp: type[LlamaCpp]
+) -> None:
     folder = make_model(tmp_path / "m", "Llama", {})
     gguf_write.write(hf.read(folder), tmp_path / "m.gguf", kind)
     ours, original = gguf.read(tmp_path / "m.gguf").tensors, hf.read(folder).tensors
@@ -84,12 +91,17 @@ def test_a_row_that_no_block_fits_falls_back_to_half_precision(tmp_path: Path) -
     assert gguf.read(tmp_path / "m.gguf").tensors.entries["model.layers.0.mlp.down_proj.weight"].dtype == torch.float16
 
 
-@pytest.mark.parametrize(("change", "code"), [
-    ({"model_type": "rwkv"}, "unknown-format"), ({"hidden_act": "gelu"}, "config-mismatch"),
-    ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "config-mismatch"),
-])  # fmt: skip
-def test_what_llama_cpp_would_compute_otherwise_is_refused(tiny_llama: Path, tmp_path: Path, change: dict[str, Any],
-                                                           code: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"model_type": "rwkv"}, "unknown-format"),
+        ({"hidden_act": "gelu"}, "config-mismatch"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "config-mismatch"),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(
+    tiny_llama: Path, tmp_path: Path, change: dict[str, Any], code: str
+) -> None:
     from dataclasses import replace
 
     checkpoint = hf.read(tiny_llama)
@@ -106,8 +118,9 @@ def test_a_refused_export_leaves_nothing(tiny_llama: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
-def test_llama_cpp_answers_paris_from_our_file_of_smollm2(kind: str, smollm2: Path, tmp_path: Path,
-                                                          llama_cpp: type[LlamaCpp]) -> None:
+def test_llama_cpp_answers_paris_from_our_file_of_smollm2(
+    kind: str, smollm2: Path, tmp_path: Path, llama_cpp: type[LlamaCpp]
+) -> None:
     convert(smollm2, tmp_path / "hf", "hf", Findings())
     convert(tmp_path / "hf", tmp_path / "m.gguf", "gguf", Findings(), type=kind)
     assert "Paris" in llama_cpp(tmp_path / "m.gguf").answer("What is the capital of France?")

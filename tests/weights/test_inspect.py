@@ -81,8 +81,9 @@ def test_a_truncated_shard_tells_its_missing_bytes(sharded: Path) -> None:
 
 @pytest.mark.parametrize("legacy", (False, True))
 def test_a_truncated_bin_tells_its_missing_bytes(legacy: bool, model: Path) -> None:
-    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin",
-               _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        load_file(model / "model.safetensors"), model / "pytorch_model.bin", _use_new_zipfile_serialization=not legacy
+    )
     (model / "model.safetensors").unlink()
     os.truncate(model / "pytorch_model.bin", 50_000)
     [problem] = look(model)[1].problems
@@ -159,8 +160,17 @@ def test_garbage_is_unknown(tmp_path: Path) -> None:
 # Does it fit together?
 
 
-@pytest.mark.parametrize("field", ({"hidden_size": 48}, {"num_hidden_layers": 3}, {"intermediate_size": 96},
-                                   {"num_key_value_heads": 4}, {"head_dim": 16}), ids=str)
+@pytest.mark.parametrize(
+    "field",
+    (
+        {"hidden_size": 48},
+        {"num_hidden_layers": 3},
+        {"intermediate_size": 96},
+        {"num_key_value_heads": 4},
+        {"head_dim": 16},
+    ),
+    ids=str,
+)
 def test_a_config_that_the_shapes_contradict_is_told(field: dict[str, int], model: Path) -> None:
     edit_json(model / "config.json", **field)
     found = problems(model)
@@ -252,9 +262,11 @@ def test_a_bare_state_dict_is_told_from_a_model(tiny_untied: Path, tmp_path: Pat
 
 
 def test_looking_does_not_import_torch(tiny_untied: Path) -> None:
-    code = (f"import sys; from pathlib import Path; from lingraft.weights.inspect import inspect;"
-            f"from lingraft.problems import Findings; inspect(Path({str(tiny_untied)!r}), False, Findings());"
-            f"sys.exit('torch' in sys.modules or 'transformers' in sys.modules)")
+    code = (
+        f"import sys; from pathlib import Path; from lingraft.weights.inspect import inspect;"
+        f"from lingraft.problems import Findings; inspect(Path({str(tiny_untied)!r}), False, Findings());"
+        f"sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -262,9 +274,14 @@ def test_25_gigabytes_take_less_than_a_second(tmp_path: Path) -> None:
     import struct
 
     width, rows, each = 8192, 16384, 93
-    listing = {f"model.layers.{i}.x.weight": {"dtype": "BF16", "shape": [rows, width],
-                                              "data_offsets": [i * rows * width * 2, (i + 1) * rows * width * 2]}
-               for i in range(each)}
+    listing = {
+        f"model.layers.{i}.x.weight": {
+            "dtype": "BF16",
+            "shape": [rows, width],
+            "data_offsets": [i * rows * width * 2, (i + 1) * rows * width * 2],
+        }
+        for i in range(each)
+    }
     raw = json.dumps(listing).encode()
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)

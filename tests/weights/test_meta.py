@@ -30,9 +30,17 @@ def llama3(tmp_path: Path) -> Path:
     """A tied Llama with rope theta 500,000 and scaled positions, whose embedding Meta cuts by rows."""
     torch.manual_seed(1)
     scaling = {**meta_names.LLAMA3_SCALING, "factor": 32.0}
-    config = LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
-                         num_key_value_heads=4, vocab_size=67, tie_word_embeddings=True, rope_theta=500000.0,
-                         rope_scaling=scaling)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=67,
+        tie_word_embeddings=True,
+        rope_theta=500000.0,
+        rope_scaling=scaling,
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "llama3")
     return tmp_path / "llama3"
 
@@ -130,8 +138,21 @@ def test_heads_that_cannot_be_cut_are_refused(tiny_untied: Path, tmp_path: Path)
     assert codes(refusal) == ["config-mismatch"]
 
 
-@pytest.mark.parametrize(("dim", "width"), [(4096, 11008), (5120, 13824), (8192, 28672), (4096, 14336), (576, 1536),
-                                            (64, 112), (2048, 5632), (768, 2048), (896, 4864), (33, 77)])
+@pytest.mark.parametrize(
+    ("dim", "width"),
+    [
+        (4096, 11008),
+        (5120, 13824),
+        (8192, 28672),
+        (4096, 14336),
+        (576, 1536),
+        (64, 112),
+        (2048, 5632),
+        (768, 2048),
+        (896, 4864),
+        (33, 77),
+    ],
+)
 def test_params_json_gives_the_feed_forward_width_again(dim: int, width: int) -> None:
     told = meta_names._feed_forward(dim, width)
     assert meta_names.feed_forward_width(dim, told["multiple_of"], told.get("ffn_dim_multiplier")) == width

@@ -46,8 +46,10 @@ def test_a_stray_prefix_on_part_of_the_keys_stays() -> None:
 
 
 def test_metas_names_without_a_head_count_are_refused(tmp_path: Path) -> None:
-    save_file({"tok_embeddings.weight": torch.ones(4, 4), "layers.0.attention.wq.weight": torch.ones(4, 4)},
-              tmp_path / "m.safetensors")  # fmt: skip
+    save_file(
+        {"tok_embeddings.weight": torch.ones(4, 4), "layers.0.attention.wq.weight": torch.ones(4, 4)},
+        tmp_path / "m.safetensors",
+    )
     with pytest.raises(Refusal) as refusal:
         state_dict.read(tmp_path / "m.safetensors")
     assert codes(refusal) == ["unknown-format"]

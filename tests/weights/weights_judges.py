@@ -21,11 +21,18 @@ def every_dtype() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     base = torch.randn(5, 7)
     return {
-        "float32": base, "view": base.view(-1)[3:20], "transposed": torch.randn(8, 6).t(), "scalar": torch.tensor(3.0),
-        "bfloat16": torch.randn(3, 3).bfloat16(), "float16": torch.randn(4).half(), "int64": torch.arange(6),
-        "uint8": torch.arange(9, dtype=torch.uint8), "empty": torch.empty(0, 3),
-        "parameter": torch.nn.Parameter(torch.randn(2, 2)), "bool": torch.tensor([True, False]),
-    }  # fmt: skip
+        "float32": base,
+        "view": base.view(-1)[3:20],
+        "transposed": torch.randn(8, 6).t(),
+        "scalar": torch.tensor(3.0),
+        "bfloat16": torch.randn(3, 3).bfloat16(),
+        "float16": torch.randn(4).half(),
+        "int64": torch.arange(6),
+        "uint8": torch.arange(9, dtype=torch.uint8),
+        "empty": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.randn(2, 2)),
+        "bool": torch.tensor([True, False]),
+    }
 
 
 def same(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> bool:

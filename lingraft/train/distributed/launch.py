@@ -35,8 +35,11 @@ def led() -> Iterator[None]:
         yield
         return
     if "MASTER_ADDR" not in os.environ:
-        refuse("recipe-invalid", "RANK and WORLD_SIZE are set, but MASTER_ADDR is not: the processes cannot meet",
-               "start with torchrun or accelerate launch, or unset RANK and WORLD_SIZE")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            "RANK and WORLD_SIZE are set, but MASTER_ADDR is not: the processes cannot meet",
+            "start with torchrun or accelerate launch, or unset RANK and WORLD_SIZE",
+        )
     store = _join()
     if not group.leads():
         _follow(store)
@@ -93,8 +96,9 @@ def _join() -> Any:
         torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    dist.init_process_group(backends(device), store=c10d.PrefixStore("group", store),
-                            rank=rank, world_size=size, timeout=_PATIENCE)  # fmt: skip
+    dist.init_process_group(
+        backends(device), store=c10d.PrefixStore("group", store), rank=rank, world_size=size, timeout=_PATIENCE
+    )
     return c10d.PrefixStore("lingraft", store)
 
 

@@ -28,8 +28,11 @@ def shard(model: Any) -> None:
     mesh = init_device_mesh(accelerator.kind(), (group.size(),))
     blocks = _blocks(model)
     if not blocks:
-        refuse("recipe-invalid", "distributed.kind: fsdp finds no blocks in this model to shard by",
-               "use kind: deepspeed with stage: 3, or kind: ddp")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            "distributed.kind: fsdp finds no blocks in this model to shard by",
+            "use kind: deepspeed with stage: 3, or kind: ddp",
+        )
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -44,9 +44,13 @@ def require_same(work: Path, begun: bool) -> None:
     path, here = work / "processes", str(group.size())
     before = group.tell(path.read_text(encoding="ascii") if path.is_file() else "1" if begun else here)
     if before != here:
-        refuse("recipe-invalid", f"this stage was begun over {before} processes, and this run has {here}: batches "
-               "would be seen twice or never", f"start {before} processes, or remove {work} to begin anew",
-               work)  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"this stage was begun over {before} processes, and this run has {here}: batches "
+            "would be seen twice or never",
+            f"start {before} processes, or remove {work} to begin anew",
+            work,
+        )
     if group.leads():
         path.write_text(here, encoding="ascii")
 
@@ -70,8 +74,11 @@ def refuse_unoffered(spread: Distributed, name: str, block: Any) -> None:
     if name == "prefer" and spread.kind != "ddp":
         refuse("recipe-invalid", f"prefer is not offered with {label(spread)}", "use distributed: {kind: ddp}")
     if splits_weights(spread) and any(technique.kind == "qlora" for technique in block.techniques):
-        refuse("recipe-invalid", f"{name}.techniques: quantised weights are not split over processes",
-               "use distributed: {kind: ddp}, or lora instead of qlora")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"{name}.techniques: quantised weights are not split over processes",
+            "use distributed: {kind: ddp}, or lora instead of qlora",
+        )
 
 
 def splits_weights(spread: Distributed) -> bool:
@@ -102,9 +109,12 @@ def require_real(spread: Distributed, wrapped: Any) -> None:
 
     found, wanted = running(wrapped), label(spread)
     if found != wanted or dist.get_world_size() != group.size():
-        refuse("recipe-invalid", f"distributed: {wanted} over {group.size()} processes is asked for, but {found} "
-               f"over {dist.get_world_size()} would run",
-               "check the versions of torch, accelerate and deepspeed")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"distributed: {wanted} over {group.size()} processes is asked for, but {found} "
+            f"over {dist.get_world_size()} would run",
+            "check the versions of torch, accelerate and deepspeed",
+        )
 
 
 def forget() -> None:
@@ -118,13 +128,20 @@ def _deepspeed(spread: Distributed) -> dict[str, Any]:
     try:
         import deepspeed  # noqa: F401
     except ImportError as error:
-        refuse("recipe-invalid", f"distributed.kind: deepspeed cannot be imported ({error})",
-               "pip install 'lingraft[deepspeed]'")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"distributed.kind: deepspeed cannot be imported ({error})",
+            "pip install 'lingraft[deepspeed]'",
+        )
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto",
-        "zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False, "steps_per_print": _QUIET,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": _QUIET,
         "zero_optimization": {"stage": spread.stage},
-    }  # fmt: skip
+    }
     return _laid_over(config, spread.config)
 
 

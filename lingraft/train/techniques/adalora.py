@@ -67,11 +67,16 @@ class AdaLora(BaseModel):
 
         causal: Any = model
         config = AdaLoraConfig(
-            init_r=self.first_rank, target_r=self.r, lora_alpha=self.alpha or 2 * self.first_rank,
-            lora_dropout=self.dropout, target_modules=resolve(model, self.targets), task_type=task_type(causal),
-            deltaT=self.every, orth_reg_weight=self.orthogonality,
+            init_r=self.first_rank,
+            target_r=self.r,
+            lora_alpha=self.alpha or 2 * self.first_rank,
+            lora_dropout=self.dropout,
+            target_modules=resolve(model, self.targets),
+            task_type=task_type(causal),
+            deltaT=self.every,
+            orth_reg_weight=self.orthogonality,
             total_step=1 << 30,  # not known yet: set when training begins
-        )  # fmt: skip
+        )
         return wrapped_by_peft(causal, config, self.kind)  # type: ignore[no-any-return]
 
     def on_trainer(self, tuning: Tuning) -> Tuning:
@@ -79,9 +84,13 @@ class AdaLora(BaseModel):
         from lingraft.train.ranks import Ranks, skewness
 
         ranks = Ranks(self.warm, self.settle)
-        return replace(tuning, arguments={"learning_rate": 2e-3, **tuning.arguments},
-                       callbacks=(*tuning.callbacks, ranks), keeps={**tuning.keeps, "ranks": ranks},
-                       penalties=(*tuning.penalties, lambda model: self.orthogonality * skewness(model)))  # fmt: skip
+        return replace(
+            tuning,
+            arguments={"learning_rate": 2e-3, **tuning.arguments},
+            callbacks=(*tuning.callbacks, ranks),
+            keeps={**tuning.keeps, "ranks": ranks},
+            penalties=(*tuning.penalties, lambda model: self.orthogonality * skewness(model)),
+        )
 
     def fits(self, model: nn.Module) -> None:
         """Refuse (`recipe-invalid`) targets that this model has not."""

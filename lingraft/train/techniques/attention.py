@@ -37,8 +37,11 @@ class Attention(BaseModel):
 
         needed = _NEEDS.get(self.use)
         if needed is not None and find_spec(needed) is None:
-            refuse("recipe-invalid", f"attention.use: {self.use} needs the package {needed}, which is not installed",
-                   "pip install flash-attn on a machine with an NVIDIA GPU, or use: sdpa")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"attention.use: {self.use} needs the package {needed}, which is not installed",
+                "pip install flash-attn on a machine with an NVIDIA GPU, or use: sdpa",
+            )
         if needed is not None and not torch.cuda.is_available():
             refuse("recipe-invalid", f"attention.use: {self.use} needs a GPU, and there is none", "use: sdpa")
         config._attn_implementation = self.use

@@ -62,14 +62,26 @@ class Bottleneck(BaseModel):
         """Write the networks' tensors and their config; return the shapes by tensor."""
         from lingraft.train.bottlenecks import write
 
-        return write(model, folder, {"style": self.style, "size": self.size, "activation": self.activation,
-                                     "task_type": task_type(model), "base_model_name_or_path": str(base)})  # fmt: skip
+        return write(
+            model,
+            folder,
+            {
+                "style": self.style,
+                "size": self.size,
+                "activation": self.activation,
+                "task_type": task_type(model),
+                "base_model_name_or_path": str(base),
+            },
+        )
 
     def _layers(self, model: nn.Module) -> list[str]:
         from lingraft.train.bottlenecks import ends_of_sublayers
 
         if self.targets is not None:
             resolve(model, self.targets)
-            return [name for name, _ in model.named_modules()
-                    if any(name == t or name.endswith(f".{t}") for t in self.targets)]  # fmt: skip
+            return [
+                name
+                for name, _ in model.named_modules()
+                if any(name == t or name.endswith(f".{t}") for t in self.targets)
+            ]
         return ends_of_sublayers(model, attention=self.style == "houlsby")

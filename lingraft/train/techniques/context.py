@@ -40,12 +40,18 @@ class Context(BaseModel):
         """Return the config's fields that become others, in the spellings of transformers 4 and 5."""
         rope = getattr(config, "rope_parameters", None) or {}
         if "rope_theta" not in rope:
-            refuse("recipe-invalid", f"context: {config.model_type} has no rotary positions of one kind to stretch",
-                   "leave the technique out")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"context: {config.model_type} has no rotary positions of one kind to stretch",
+                "leave the technique out",
+            )
         before = int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
         if self.length <= before:
-            refuse("recipe-invalid", f"context.length: the model reaches {before} tokens already",
-                   "raise length, or leave the technique out")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"context.length: the model reaches {before} tokens already",
+                "raise length, or leave the technique out",
+            )
         factor, theta = self.length / before, float(rope["rope_theta"])
         wanted: dict[str, Any] = {"rope_type": self.method, "rope_theta": theta, "factor": factor}
         if self.method == "ntk":
@@ -55,8 +61,12 @@ class Context(BaseModel):
         if "partial_rotary_factor" in rope:
             wanted["partial_rotary_factor"] = rope["partial_rotary_factor"]
         scaling = None if self.method == "ntk" else wanted
-        return {"max_position_embeddings": before if self.method == "dynamic" else self.length,
-                "rope_parameters": wanted, "rope_scaling": scaling, "rope_theta": wanted["rope_theta"]}  # fmt: skip
+        return {
+            "max_position_embeddings": before if self.method == "dynamic" else self.length,
+            "rope_parameters": wanted,
+            "rope_scaling": scaling,
+            "rope_theta": wanted["rope_theta"],
+        }
 
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:  # noqa: ARG002
         """Leave the model as it is."""

@@ -49,8 +49,11 @@ class Freeze(BaseModel):
         names = [name for name, _ in model.named_parameters()]
         for pattern in self.patterns:
             if not any(re.search(pattern, name) for name in names):
-                refuse("recipe-invalid", f"freeze.patterns: {pattern!r} finds no parameter (such as {names[0]})",
-                       "check the pattern against the names that `lingraft inspect` lists")  # fmt: skip
+                refuse(
+                    "recipe-invalid",
+                    f"freeze.patterns: {pattern!r} finds no parameter (such as {names[0]})",
+                    "check the pattern against the names that `lingraft inspect` lists",
+                )
         count = 1 + max((int(m[1]) for name in names if (m := _NUMBER.search(name))), default=-1)
         ends = {id(p) for module in self._ends(model) for p in module.parameters()}
         for name, parameter in model.named_parameters():

@@ -38,8 +38,9 @@ class Ia3(BaseModel):
 
         self.fits(model)
         causal: Any = model
-        config = IA3Config(task_type=task_type(causal), target_modules=self.targets,
-                           feedforward_modules=self.feedforward)  # fmt: skip
+        config = IA3Config(
+            task_type=task_type(causal), target_modules=self.targets, feedforward_modules=self.feedforward
+        )
         try:
             wrapped: nn.Module = get_peft_model(causal, config)
         except ValueError as error:

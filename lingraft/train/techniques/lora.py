@@ -55,17 +55,24 @@ class Lora(BaseModel):
         from peft import LoraConfig, PeftModel
 
         if isinstance(model, PeftModel):
-            refuse("recipe-invalid", f"techniques: {self.kind} stands beside another adapter technique",
-                   "keep one adapter technique a stage")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                f"techniques: {self.kind} stands beside another adapter technique",
+                "keep one adapter technique a stage",
+            )
         causal: Any = model
         config = LoraConfig(
-            r=self.r, lora_alpha=self.alpha or 2 * self.r, lora_dropout=self.dropout,
-            target_modules=resolve(model, self.targets), use_rslora=self.kind == "rslora",
-            use_dora=self.kind == "dora", modules_to_save=self._saved(model) or None,
+            r=self.r,
+            lora_alpha=self.alpha or 2 * self.r,
+            lora_dropout=self.dropout,
+            target_modules=resolve(model, self.targets),
+            use_rslora=self.kind == "rslora",
+            use_dora=self.kind == "dora",
+            modules_to_save=self._saved(model) or None,
             trainable_token_indices=new_rows(causal, setting) if self.rows == "new" else None,
             ensure_weight_tying=bool(self.save) and self.tied == "keep" and is_tied(causal),
             task_type=task_type(causal),
-        )  # fmt: skip
+        )
         if self.kind == "pissa":
             config.init_lora_weights = "pissa_niter_4"
         wrapped: Any = wrapped_by_peft(causal, config, self.kind)
@@ -88,8 +95,11 @@ class Lora(BaseModel):
         for wanted in self.save:
             if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
                 leaves = sorted({n.rpartition(".")[2] for n in names if n and not n.rpartition(".")[2].isdigit()})
-                refuse("recipe-invalid", f"save: this model has no module {wanted}; it has {', '.join(leaves)}",
-                       "name one of these")  # fmt: skip
+                refuse(
+                    "recipe-invalid",
+                    f"save: this model has no module {wanted}; it has {', '.join(leaves)}",
+                    "name one of these",
+                )
         return list(self.save)
 
 
@@ -107,13 +117,20 @@ def new_rows(model: Any, setting: Setting) -> dict[str, list[int]] | None:
     None where it added none. Error: `recipe-invalid` where there was no such stage.
     """
     if setting.new_rows is None:
-        refuse("recipe-invalid", f"rows: new, but {setting.base} has no rows that a vocabulary stage added",
-               "add a vocab: block, or set rows: none", setting.base)  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"rows: new, but {setting.base} has no rows that a vocabulary stage added",
+            "add a vocab: block, or set rows: none",
+            setting.base,
+        )
     indices = list(setting.new_rows)
     if not indices:
         return None
-    layers = [model.get_input_embeddings()] if is_tied(model) else [
-        model.get_input_embeddings(), model.get_output_embeddings()]  # fmt: skip
+    layers = (
+        [model.get_input_embeddings()]
+        if is_tied(model)
+        else [model.get_input_embeddings(), model.get_output_embeddings()]
+    )
     names = {id(module): name for name, module in model.named_modules()}
     return {names[id(layer)]: indices for layer in layers}
 

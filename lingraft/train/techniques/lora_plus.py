@@ -32,8 +32,11 @@ class LoraPlus(BaseModel):
     def on_model(self, model: nn.Module, setting: Setting) -> nn.Module:  # noqa: ARG002
         """Leave the model as it is. Error: `recipe-invalid` where no LoRA stands before this."""
         if not any("lora_B" in name for name, _ in model.named_parameters()):
-            refuse("recipe-invalid", "lora_plus: there is no LoRA for it to speed up",
-                   "put {kind: lora} before it in techniques")  # fmt: skip
+            refuse(
+                "recipe-invalid",
+                "lora_plus: there is no LoRA for it to speed up",
+                "put {kind: lora} before it in techniques",
+            )
         return model
 
     def on_trainer(self, tuning: Tuning) -> Tuning:

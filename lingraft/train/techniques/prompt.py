@@ -49,9 +49,12 @@ class Prompt(BaseModel):
         else:
             start = PromptTuningInit.TEXT if self.text else PromptTuningInit.RANDOM
             config = PromptTuningConfig(
-                task_type=task_type(causal), num_virtual_tokens=self.tokens, prompt_tuning_init=start,
-                prompt_tuning_init_text=self.text, tokenizer_name_or_path=str(setting.base) if self.text else None,
-            )  # fmt: skip
+                task_type=task_type(causal),
+                num_virtual_tokens=self.tokens,
+                prompt_tuning_init=start,
+                prompt_tuning_init_text=self.text,
+                tokenizer_name_or_path=str(setting.base) if self.text else None,
+            )
         return wrapped_by_peft(causal, config, self.kind)  # type: ignore[no-any-return]
 
     def on_trainer(self, tuning: Tuning) -> Tuning:

@@ -69,8 +69,7 @@ class Qlora(BaseModel):
 
     def seen(self) -> dict[str, Any]:
         """Return what the lineage records of the quantisation."""
-        return {"method": self.quantisation, "double": self.double and self.quantisation != "int8",
-                "dtype": "float32"}  # fmt: skip
+        return {"method": self.quantisation, "double": self.double and self.quantisation != "int8", "dtype": "float32"}
 
     def _quantised(self, layer: Any) -> nn.Module:
         try:
@@ -83,12 +82,18 @@ class Qlora(BaseModel):
             small = Linear8bitLt(columns, rows, bias=layer.bias is not None, has_fp16_weights=False)
             small.weight = Int8Params(layer.weight.data, requires_grad=False, has_fp16_weights=False)
         else:
-            small = Linear4bit(columns, rows, bias=layer.bias is not None, quant_type=self.quantisation,
-                               compress_statistics=self.double)  # fmt: skip
+            small = Linear4bit(
+                columns,
+                rows,
+                bias=layer.bias is not None,
+                quant_type=self.quantisation,
+                compress_statistics=self.double,
+            )
             # Its inference path repacks the weights in place at the first evaluation; training then reads nonsense.
             small.support_avx512bf16_for_cpu = False
-            small.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type=self.quantisation,
-                                      compress_statistics=self.double)  # fmt: skip
+            small.weight = Params4bit(
+                layer.weight.data, requires_grad=False, quant_type=self.quantisation, compress_statistics=self.double
+            )
         if layer.bias is not None:
             small.bias = layer.bias
         return small.to(device)  # type: ignore[no-any-return]

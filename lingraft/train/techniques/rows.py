@@ -38,8 +38,9 @@ class Rows(BaseModel):
         if not found:
             refuse("recipe-invalid", "rows: the vocabulary stage added none", "raise vocab.size", setting.base)
         # peft finds out by itself that a head is tied, and lets it follow.
-        config = TrainableTokensConfig(token_indices=next(iter(found.values())), target_modules=sorted(found),
-                                       task_type="CAUSAL_LM")  # fmt: skip
+        config = TrainableTokensConfig(
+            token_indices=next(iter(found.values())), target_modules=sorted(found), task_type="CAUSAL_LM"
+        )
         wrapped: nn.Module = get_peft_model(causal, config)
         return wrapped
 

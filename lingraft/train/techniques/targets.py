@@ -20,8 +20,11 @@ def linear_layers(model: nn.Module) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    return [name for name, module in model.named_modules()
-            if isinstance(module, torch_nn.Linear | Conv1D) and module is not head]  # fmt: skip
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch_nn.Linear | Conv1D) and module is not head
+    ]
 
 
 def resolve(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
@@ -38,8 +41,11 @@ def resolve(model: nn.Module, targets: str | Sequence[str]) -> str | list[str]:
         missing = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in layers)]
     if missing:
         exist = sorted({name.rpartition(".")[2] for name in layers})
-        refuse("recipe-invalid", f"targets: {', '.join(missing)} matches no linear layer; this model has "
-               f"{', '.join(exist)}", "name some of these, or all-linear")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"targets: {', '.join(missing)} matches no linear layer; this model has {', '.join(exist)}",
+            "name some of these, or all-linear",
+        )
     return targets if isinstance(targets, str) else list(targets)
 
 
@@ -50,5 +56,8 @@ def wrapped_by_peft(model: Any, config: Any, kind: str) -> Any:
     try:
         return get_peft_model(model, config)
     except (ValueError, NotImplementedError) as error:
-        refuse("recipe-invalid", f"techniques: peft cannot put {kind} on this model: {str(error).splitlines()[0]}",
-               "name other targets, or choose another technique")  # fmt: skip
+        refuse(
+            "recipe-invalid",
+            f"techniques: peft cannot put {kind} on this model: {str(error).splitlines()[0]}",
+            "name other targets, or choose another technique",
+        )
