@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from lingraft.problems import refuse
+
 LIMIT_GB = 50.0
 RECENT = 3600.0  # seconds: another process may be about to open what was used this lately
 
@@ -31,12 +33,21 @@ def touch(entry: Path) -> None:
 
 def prune(entries: Iterable[Path]) -> None:
     """Remove the files or folders that were used longest ago, as far as all of them exceed the limit."""
-    left = float(os.environ.get("LINGRAFT_CACHE_GB") or LIMIT_GB) * 1e9
+    left = _limit()
     now = time.time()
     for used, entry in sorted(((_used(entry), entry) for entry in entries), reverse=True):
         left -= _size(entry)
         if left < 0 and now - used > RECENT:
             _remove(entry)
+
+
+def _limit() -> float:
+    """Return how many bytes of a kind may be kept."""
+    given = os.environ.get("LINGRAFT_CACHE_GB") or LIMIT_GB
+    try:
+        return float(given) * 1e9
+    except ValueError:
+        refuse("recipe-invalid", f"LINGRAFT_CACHE_GB={given} is no number", "set it to gigabytes, such as 50")
 
 
 def _used(entry: Path) -> float:

@@ -23,6 +23,7 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
             _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
             _check_steps(block, stage, findings)
+    _check_rewards(recipe, findings, path)
     _check_exports(recipe, findings, path)
     findings.settle()
 
@@ -39,6 +40,20 @@ def _check_steps(block: Training, stage: str, findings: Findings) -> None:
             build(chosen, f"{stage}.{key}")
         except Refusal as refusal:
             findings.absorb(refusal)
+
+
+def _check_rewards(recipe: Recipe, findings: Findings, path: Path | None) -> None:
+    """A reward of the table must be in it; a function of the user's own is imported when its stage begins, not here."""
+    from lingraft.train.rewards import TABLE
+
+    for number, reward in enumerate(recipe.prefer.rewards if recipe.prefer else ()):
+        if ":" not in reward.kind and reward.kind not in TABLE:
+            findings.problem(
+                "recipe-invalid",
+                f"prefer.rewards.{number}.kind: {reward.kind} is none of {', '.join(TABLE)}",
+                "name one of them, or your own as package.module:function",
+                path,
+            )
 
 
 def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lingraft.cache import RECENT, cache, prune, touch
+from lingraft.problems import Refusal
 
 
 def kept(folder: Path, name: str, hours: float, size: int = 400_000) -> Path:
@@ -33,6 +34,12 @@ def test_what_was_used_within_the_hour_stays_however_large(tmp_path: Path, monke
     kept(tmp_path, "b.gguf", 0.1)
     prune(tmp_path.glob("*.gguf"))
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_limit_that_is_no_number_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINGRAFT_CACHE_GB", "viel")
+    with pytest.raises(Refusal, match="LINGRAFT_CACHE_GB=viel"):
+        prune(tmp_path.iterdir())
 
 
 def test_tests_do_not_write_into_the_users_cache() -> None:

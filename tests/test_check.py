@@ -50,6 +50,13 @@ def test_check_reads_what_grpo_reads_and_leaves_the_hub_alone(recipe: Path) -> N
         assert "data" in check(recipe, (prefer,), False, Findings())["checked"]
 
 
+def test_a_reward_that_does_not_exist_is_refused_before_anything_begins(recipe: Path) -> None:
+    prefer = "prefer={method: grpo, rewards: [{kind: kindness}], data: someone/prompts}"
+    with pytest.raises(Refusal) as error:
+        check(recipe, (prefer,), False, Findings())
+    assert [code for code, message in told(error) if "kindness is none of contains" in message] == ["recipe-invalid"]
+
+
 def test_a_run_refuses_a_file_that_a_later_stage_lacks(recipe: Path) -> None:
     (recipe.parent / "held.txt").unlink()
     with pytest.raises(Refusal) as error:

