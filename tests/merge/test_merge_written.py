@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -130,22 +129,34 @@ def test_a_write_that_fails_leaves_nothing_behind(base, adapter, run, monkeypatc
     assert sorted(tmp_path.iterdir()) == before
 
 
+HALF_A_MERGE = """
+import signal, sys, threading
+from pathlib import Path
+from lingraft.merge.run import merge
+from lingraft.problems import Findings
+from lingraft.weights import stream
+whole, heard = stream._block, threading.Event()
+def held(*a):
+    print("go", flush=True); heard.wait(); return whole(*a)
+def interrupted(*a):
+    heard.set(); signal.default_int_handler(*a)
+stream._block = held
+signal.signal(signal.SIGINT, interrupted)
+merge(Path(sys.argv[1]), [Path(sys.argv[2])], Path(sys.argv[3]), findings=Findings())
+"""
+
+
 @pytest.mark.slow
 def test_an_interrupted_merge_leaves_nothing_behind(base, adapter, tmp_path):
+    """No block is ready before the interruption, so it always comes in the middle."""
     made = adapter(base(), **ALL)
     before = sorted(tmp_path.iterdir())
-    code = (
-        "import sys, time; from pathlib import Path; from lingraft.weights import stream; whole = stream._block\n"
-        "def slow(*a):\n    print('go', flush=True); time.sleep(0.2); return whole(*a)\n"
-        "stream._block = slow\nfrom lingraft.merge.run import merge; from lingraft.problems import Findings\n"
-        f"merge(Path({str(base())!r}), [Path({str(made)!r})], Path({str(tmp_path / 'out')!r}), "
-        "findings=Findings())"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout is not None and process.stdout.readline()
-    assert len(sorted(tmp_path.iterdir())) > len(before)
-    os.kill(process.pid, signal.SIGINT)
-    process.wait(60)
+    command = [sys.executable, "-c", HALF_A_MERGE, base(), made, tmp_path / "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"go\n"
+        assert len(sorted(tmp_path.iterdir())) > len(before)
+        process.send_signal(signal.SIGINT)
+        assert b"KeyboardInterrupt" in process.communicate()[1] and process.returncode
     assert sorted(tmp_path.iterdir()) == before
 
 
