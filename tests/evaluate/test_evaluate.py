@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,7 @@ def test_a_lone_document_is_drawn_by_blocks(model_dir: Path, other_dir: Path, tm
 def test_a_second_call_reads_no_weights(model_dir: Path, text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(model_dir, text=text, prompts=["长城"])
     monkeypatch.setattr("lingraft.models.load_base", lambda *_: pytest.fail("the model was loaded again"))
-    started = time.monotonic()
     second = run(model_dir, text=text, prompts=["长城"])
-    assert time.monotonic() - started < 2
     assert second["models"][0]["bits_per_character"] == first["models"][0]["bits_per_character"]
     assert second["answers"] == first["answers"]
 

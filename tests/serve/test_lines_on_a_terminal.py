@@ -24,7 +24,7 @@ def terminal() -> Iterator[Any]:
         sys.executable,
         ["-c", LOOP],
         encoding="utf-8",
-        timeout=30,
+        timeout=120,
         dimensions=(24, 80),
         env={"TERM": "xterm-256color", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PROMPT_TOOLKIT_NO_CPR": "1"},
     )
@@ -57,7 +57,7 @@ def test_the_screen_shows_what_is_left_after_a_backspace(terminal: Any) -> None:
     stream = pyte.Stream(screen)
     terminal.send("汉字错\x7f对")
     while "对" not in "".join(screen.display):
-        stream.feed(terminal.read_nonblocking(4096, timeout=30))
+        stream.feed(terminal.read_nonblocking(4096, timeout=120))
     shown = next(line for line in screen.display if "对" in line)
     assert "".join(shown.split()).endswith("汉字对") and "错" not in shown
     assert screen.cursor.x - 6 in (0, 2)  # three characters take six columns, behind the prompt where it is on screen

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,8 @@ def test_sigterm_lets_the_running_answer_end(talker: Path) -> None:
         lines.append(line)
         if found := re.search(r"http://127\.0\.0\.1:(\d+)/v1", line):
             break
-    threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
+    rest = threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True)
+    rest.start()
     client: Any = OpenAI(base_url=found[0], api_key="secret", max_retries=0)  # type: ignore[index]
     stream = client.chat.completions.create(
         model="talker", stream=True, temperature=0, max_tokens=200, messages=[{"role": "user", "content": "The sea is"}]
@@ -79,6 +79,6 @@ def test_sigterm_lets_the_running_answer_end(talker: Path) -> None:
     pieces += list(stream)
     assert pieces[-1].choices[0].finish_reason in ("stop", "length") and len(pieces) > 20
     assert process.wait(60) == 0
-    time.sleep(0.2)
+    rest.join(60)
     assert "no record that it was ever verified" in "".join(lines)
     assert json.loads(lines[-1])["status"] == 200
