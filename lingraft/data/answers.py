@@ -41,11 +41,11 @@ def render(
     messages = conversation.as_dicts()
     ends = [i + 1 for i, m in enumerate(messages) if m["role"] == "assistant"]
     source = conversation.source
-    whole = _apply(tokenizer, template, messages, source)
+    whole = rendered(tokenizer, template, messages, source)
     if turns == "last":
         yield Rendered(whole, (_span(tokenizer, template, messages, whole, source),), source)
         return
-    texts = [_apply(tokenizer, template, messages[:end], source) for end in ends[:-1]] + [whole]
+    texts = [rendered(tokenizer, template, messages[:end], source) for end in ends[:-1]] + [whole]
     spans = [_span(tokenizer, template, messages[:end], text, source) for end, text in zip(ends, texts, strict=True)]
     if all(whole.startswith(text[: span[1]]) for text, span in zip(texts, spans, strict=True)):
         yield Rendered(whole, tuple(spans), source)
@@ -58,7 +58,7 @@ def _span(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], text: str, source: str
 ) -> tuple[int, int]:
     """Return where the last answer lies in ``text``: after its prompt, up to the end mark."""
-    prompt = _apply(tokenizer, template, messages[:-1], source, prompt=True)
+    prompt = rendered(tokenizer, template, messages[:-1], source, prompt=True)
     answer = messages[-1]["content"].strip()
     start = len(prompt)
     if not text.startswith(prompt):
@@ -75,9 +75,10 @@ def _span(
     return start, end
 
 
-def _apply(
+def rendered(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: list[dict[str, str]], source: str, prompt: bool = False
 ) -> str:
+    """Return what the template makes of messages; as a ``prompt``, an answer is to follow. Error: `recipe-invalid`."""
     try:
         return str(
             _compiled(template).render(

@@ -10,15 +10,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from lingraft.data.conversations import Conversation
 from lingraft.data.text import Document
 from lingraft.problems import refuse
 
-Item = TypeVar("Item", Document, Conversation)
 Mend = Callable[[str], str]
 Judge = Callable[[str], bool]  # whether a text stays; it may remember those before
 _EXAMPLES = 3
@@ -27,6 +25,24 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,200}>")
 # C0 and C1 controls but tab and newline, zero-width marks, byte order marks; joiners of emoji and Indic stay.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2060\ufeff]")
 _RADICAL = re.compile("[\u2e80-\u2fdf\uf900-\ufaff]")
+
+
+class Readable(Protocol):
+    """What can be cleaned: a document, a conversation, a preference, a labelled text."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its texts, each mended by itself."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether anything can be learnt from it."""
+
+    def saying(self, texts: Sequence[str]) -> Self:
+        """Return it with other texts."""
+
+
+Item = TypeVar("Item", bound=Readable)
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ def steps_of(chosen: Sequence[Any], where: str = "clean") -> list[Step]:
 
 
 def clean(items: Iterable[Item], steps: Sequence[Step], told: Sequence[Told]) -> Iterator[Item]:
-    """Run the steps over a stream of documents or conversations; a text mended to nothing is removed.
+    """Run the steps over a stream; what is mended to nothing is removed.
 
     ``told`` holds one count a step. A long document comes in blocks, which are cleaned one by one.
     """
@@ -97,9 +113,9 @@ def kept(pairs: Iterable[tuple[Any, Any]]) -> Iterator[Any]:
             yield found
 
 
-def text_of(item: Document | Conversation) -> str:
+def text_of(item: Readable) -> str:
     """Return all of an item's text."""
-    return item.text if isinstance(item, Document) else "\n".join(m.content for m in item.messages)
+    return "\n".join(item.texts)
 
 
 def _through(item: Any, steps: Sequence[Step], told: Sequence[Told]) -> Any:
@@ -112,29 +128,15 @@ def _through(item: Any, steps: Sequence[Step], told: Sequence[Told]) -> Any:
             count.show(text_of(item))
             return None
         if step.mend is not None:
-            mended = mended_by(item, step.mend)
+            mended = item.saying([step.mend(text) for text in item.texts])
             if mended != item:
                 count.changed += 1
                 count.show(text_of(item), text_of(mended))
-            if not _whole(mended):
+            if not mended.whole:
                 count.removed += 1
                 return None
             item = mended
     return item
-
-
-def mended_by(item: Any, mend: Mend) -> Any:
-    """Mend every text of an item."""
-    if isinstance(item, Document):
-        return replace(item, text=mend(item.text))
-    return replace(item, messages=tuple(replace(m, content=mend(m.content)) for m in item.messages))
-
-
-def _whole(item: Document | Conversation) -> bool:
-    if isinstance(item, Document):
-        return bool(item.text.strip())
-    # An empty system line is none; an empty question or answer leaves nothing to learn.
-    return all(m.content.strip() or m.role == "system" for m in item.messages)
 
 
 def _where(before: str, after: str) -> str:

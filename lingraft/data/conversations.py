@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ class Conversation:
 
     messages: tuple[Message, ...]
     source: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return what cleaning mends."""
+        return tuple(m.content for m in self.messages)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether there is anything to learn: an empty system line is none, but questions and answers count."""
+        return all(m.content.strip() or m.role == "system" for m in self.messages)
+
+    def saying(self, texts: Sequence[str]) -> Conversation:
+        """Return it with other texts."""
+        return replace(self, messages=tuple(replace(m, content=t) for m, t in zip(self.messages, texts, strict=True)))
 
     def as_dicts(self) -> list[dict[str, str]]:
         """Return the messages as chat templates take them."""

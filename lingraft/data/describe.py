@@ -24,7 +24,6 @@ def describe(
     """Count what lies in the blocks; examples are spread evenly over the data, supervised parts between ⟦ and ⟧."""
     lengths = segments.lengths[chosen]
     tokens = int(lengths.sum(dtype=np.int64))
-    shown = [int(chosen[i]) for i in np.linspace(0, len(chosen) - 1, _EXAMPLES).astype(int)] if len(chosen) else []
     return {
         "rows_in": rows_in,
         "rows_out": len(chosen),
@@ -34,8 +33,16 @@ def describe(
         "supervised_tokens": int(segments.supervised[chosen].sum(dtype=np.int64)),
         "padding_share": 1 - tokens / (len(blocks) * length) if len(blocks) else 0.0,
         "lengths": histogram(lengths, length),
-        "examples": [marked(segments, number, tokenizer) for number in dict.fromkeys(shown)],
+        "examples": [
+            marked(segments.ids(number), segments.labels(number) != IGNORED, tokenizer)
+            for number in dict.fromkeys(int(chosen[i]) for i in spread(len(chosen)))
+        ],
     }
+
+
+def spread(count: int) -> list[int]:
+    """Return which of ``count`` rows are shown as examples: five, evenly over all."""
+    return list(dict.fromkeys(np.linspace(0, count - 1, _EXAMPLES).astype(int).tolist())) if count else []
 
 
 def histogram(lengths: Ints | Sequence[int], length: int) -> list[dict[str, int]]:
@@ -45,16 +52,18 @@ def histogram(lengths: Ints | Sequence[int], length: int) -> list[dict[str, int]
     return [{"from": int(edges[i]), "to": int(edges[i + 1]), "rows": int(n)} for i, n in enumerate(counts)]
 
 
-def padding_of(lengths: Sequence[int], batch: int, seed: int = 0) -> float:
-    """Return the share of padding where texts are drawn at random into batches padded to their longest."""
+def padding_of(lengths: Any, batch: int, seed: int = 0) -> float:
+    """Return the share of padding where rows are drawn at random into batches padded to their longest.
+
+    ``lengths`` is [rows], or [rows, texts] where a row brings several texts.
+    """
     order = np.asarray(lengths, dtype=np.int64)[np.random.default_rng(seed).permutation(len(lengths))]
-    padded = sum(len(part) * int(part.max()) for part in np.split(order, range(batch, len(order), batch)) if len(part))
+    padded = sum(part.size * int(part.max()) for part in np.split(order, range(batch, len(order), batch)) if len(part))
     return 1 - int(order.sum()) / padded if padded else 0.0
 
 
-def marked(segments: Segments, number: int, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Decode a segment, its supervised stretches between ⟦ and ⟧."""
-    ids, taught = segments.ids(number), segments.labels(number) != IGNORED
+def marked(ids: Any, taught: Any, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Decode a text's ids, the stretches that are ``taught`` (bool [tokens]) between ⟦ and ⟧."""
     edges = [0, *(np.flatnonzero(np.diff(taught)) + 1).tolist(), len(ids)]
     texts = []
     for start, end in pairwise(edges):

@@ -9,12 +9,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from lingraft.data.clean import Told, clean, steps_of
 from lingraft.data.files import ROWS, TABLES, Rejected, Source, Undecodable, expand, explained, kind, opened_text
 from lingraft.data.hub import Hub
 from lingraft.data.rows import Row, rows
-from lingraft.data.text import Document, require_some
-from lingraft.problems import Findings, refuse
+from lingraft.data.text import require_some
+from lingraft.problems import Findings
 from lingraft.progress import say
 
 _LOOK = 100  # rows that decide which column of a table without a header is the text
@@ -29,6 +28,20 @@ class Labelled:
     text: str
     label: str
     source: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return what cleaning mends."""
+        return (self.text,)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether there is anything to learn."""
+        return bool(self.text.strip())
+
+    def saying(self, texts: Sequence[str]) -> Labelled:
+        """Return it with another text, of the same class."""
+        return replace(self, text=texts[0])
 
 
 def labelled(paths: Sequence[Path | str], findings: Findings) -> list[Labelled]:
@@ -54,16 +67,6 @@ def labelled(paths: Sequence[Path | str], findings: Findings) -> list[Labelled]:
     findings.settle()
     require_some(bool(found), paths, "no labelled text in it")
     return found
-
-
-def cleaned(items: Sequence[Labelled], chosen: Sequence[Any]) -> tuple[list[Labelled], list[Told]]:
-    """Run cleaning steps over labelled texts. Error: `recipe-invalid` for a step that is not known, or for leakage."""
-    steps = steps_of(chosen)
-    if any(step.late is not None for step in steps):
-        refuse("recipe-invalid", "clean: leakage is not offered for labelled texts", "use duplicates before the split")
-    told = [Told(step.name) for step in steps]
-    texts = {d.source: d.text for d in clean((Document(i.text, i.source) for i in items), steps, told)}
-    return [replace(item, text=texts[item.source]) for item in items if item.source in texts], told
 
 
 def _table(path: Path) -> Iterator[Row]:

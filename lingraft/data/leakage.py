@@ -1,25 +1,24 @@
 """Keep held-out text out of the training text: whatever shares a run of words with it goes.
 
 Runs of 13, as in Brown et al. 2020, "Language models are few-shot learners", appendix C; a unit is a Han character or a
-word of other scripts, punctuation and case do not count. Of a plain text the lines that hold such a run are cut; a
-conversation goes as a whole.
+word of other scripts, punctuation and case do not count. Of a plain text the lines that hold such a run are cut;
+conversations, preferences and labelled texts go as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lingraft.data.clean import Told, kept, text_of
-from lingraft.data.conversations import Conversation
+from lingraft.data.clean import Item, Readable, Told, kept, text_of
 from lingraft.data.text import Document
 from lingraft.data.units import UNIT
+from lingraft.problems import refuse
 
-Item = TypeVar("Item", Document, Conversation)
 Hashes = npt.NDArray[np.uint64]
 _PRIME = 0x9E3779B97F4A7C15
 
@@ -38,19 +37,31 @@ class HeldOut:
         return [(spans[i][0], spans[i + self.n - 1][1]) for i in where.tolist()]
 
 
+def guard(late: Mapping[str, Any], held: Iterable[Readable]) -> HeldOut:
+    """Return what must not be trained on. Error: `recipe-invalid` where none of it is long enough to tell."""
+    found = HeldOut(map(text_of, held), late["n"])
+    if not len(found.runs):
+        refuse(
+            "recipe-invalid",
+            f"clean: leakage finds nothing held out that is {found.n} words long",
+            "give `validation`, `evaluate.text`, or {step: leakage, against: PATH}",
+        )
+    return found
+
+
 def without(items: Iterable[Item], held: HeldOut, told: Told) -> Iterator[Item]:
     """Yield the items without what leaked, counting removed items and changed documents."""
     return kept((item, _without(item, held, told)) for item in items)
 
 
-def _without(item: Item, held: HeldOut, told: Told) -> Item | None:
+def _without(item: Any, held: HeldOut, told: Told) -> Any:
     told.rows_in += 1
     spans = held.leaked(text_of(item))
     if not spans:
         return item
-    if isinstance(item, Conversation):
+    if not isinstance(item, Document):
         told.removed += 1
-        told.show(item.messages[0].content)
+        told.show(text_of(item))
         return None
     text = _without_lines(item.text, spans)
     told.changed += 1

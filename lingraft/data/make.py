@@ -17,11 +17,11 @@ import numpy as np
 from lingraft.data import cache, conversations, store, text
 from lingraft.data.answers import Turns, render
 from lingraft.data.augment import Added, Paraphrase, augmentations, paraphrased
-from lingraft.data.clean import Step, Told, clean, text_of
+from lingraft.data.clean import Step, Told, clean
 from lingraft.data.contradictions import Contradictions
 from lingraft.data.conversations import Conversation
 from lingraft.data.describe import describe
-from lingraft.data.leakage import HeldOut, without
+from lingraft.data.leakage import HeldOut, guard, without
 from lingraft.data.mix import Part, draw
 from lingraft.data.pack import pack
 from lingraft.data.spool import Spool
@@ -80,9 +80,9 @@ def make(
     """Write tokens, blocks and report into a folder. Errors: see `prepare.prepare`."""
     findings, tally = Findings(allow=allow), Tally([Told(step.name) for step in steps])
     sources = _sources(order, steps, findings, tally, out)
-    guard = _guard(order, steps, sources, findings)
     ends: list[int] = []
-    store.write(_train(order, sources, guard, tokenizer, findings, tally, ends), out / "train.arrow")
+    held_out = _guard(order, steps, sources, findings)
+    store.write(_train(order, sources, held_out, tokenizer, findings, tally, ends), out / "train.arrow")
     tell_cuts(tally.cuts, order.block.length, findings)
     if order.block.validation is not None:
         _write_validation(order, sources, tokenizer, findings, tally, out)
@@ -178,7 +178,7 @@ def _counted(items: Items, tally: Tally) -> Items:
 def _train(
     order: Order,
     sources: Sequence[Source],
-    guard: HeldOut | None,
+    held_out: HeldOut | None,
     tokenizer: PreTrainedTokenizerBase,
     findings: Findings,
     tally: Tally,
@@ -190,8 +190,8 @@ def _train(
     count = 0
     for source in sources:
         items = source.train()
-        if guard is not None:
-            items = without(items, guard, next(told for told in tally.told if told.step == "leakage"))
+        if held_out is not None:
+            items = without(items, held_out, next(told for told in tally.told if told.step == "leakage"))
         for one, added in zip(chosen, tally.added, strict=True):
             items = paraphrased(items, one, order.seed, added)
         before, items = count, _compared(items, tally.twice)
@@ -255,14 +255,7 @@ def _guard(order: Order, steps: Sequence[Step], sources: Sequence[Source], findi
     path = order.block.validation
     files = [_read(order, [path], Findings(allow=findings.allow))] if isinstance(path, str) else []
     files.append(text.stream([resolve(name) for name in guarded(order, steps)], findings))
-    guard = HeldOut((text_of(x) for x in chain(*files, *(source.held() for source in sources))), late["n"])
-    if not len(guard.runs):
-        refuse(
-            "recipe-invalid",
-            f"clean: leakage finds nothing held out that is {guard.n} words long",
-            "give `validation`, `evaluate.text`, or {step: leakage, against: PATH}",
-        )
-    return guard
+    return guard(late, chain(*files, *(source.held() for source in sources)))
 
 
 def _report(
@@ -283,7 +276,7 @@ def _report(
         ]
         chosen, mixed = draw(parts, store.read(out / "train.arrow").lengths, order.seed)
     stats = _pack(order, "train", chosen, tokenizer, tally.rows, out)
-    stats |= {"cut": tally.cuts.cut, "left_out": tally.cuts.emptied}
+    stats |= {"cut": tally.cuts.cut, "left_out": tally.cuts.emptied, "held_out": tally.held}
     stats |= {"clean": [asdict(told) for told in tally.told]} if tally.told else {}
     stats |= {"augment": [asdict(added) for added in tally.added]} if tally.added else {}
     stats |= {"contradictions": tally.twice.as_json()} if order.kind == "conversations" else {}

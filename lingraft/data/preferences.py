@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,23 @@ class Preference:
     chosen: str
     rejected: str
     source: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return what cleaning mends."""
+        return (*(m.content for m in self.prompt), self.chosen, self.rejected)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether there is anything to learn: a question, and two answers that differ."""
+        said = all(m.content.strip() or m.role == "system" for m in self.prompt)
+        return said and bool(self.chosen.strip() and self.rejected.strip()) and self.chosen != self.rejected
+
+    def saying(self, texts: Sequence[str]) -> Preference:
+        """Return it with other texts."""
+        *asked, chosen, rejected = texts
+        prompt = tuple(replace(m, content=t) for m, t in zip(self.prompt, asked, strict=True))
+        return replace(self, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
 def preferences(paths: Sequence[Path | str], findings: Findings) -> list[Preference]:

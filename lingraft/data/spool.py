@@ -8,15 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
 from lingraft.data.conversations import Conversation, Message
+from lingraft.data.gather import Mask, hold_out
 from lingraft.data.text import Document
-from lingraft.problems import refuse
 
 Item = TypeVar("Item", Document, Conversation)
-Mask = npt.NDArray[np.bool_]
 
 
 class Spool(Generic[Item]):
@@ -40,19 +36,8 @@ class Spool(Generic[Item]):
                 number += not getattr(item, "more", False)
 
     def hold_out(self, share: float, seed: int, name: str) -> Mask:
-        """Choose a random ``share`` of the rows, at least one: bool [rows]. Error: `data-invalid`."""
-        count = max(1, round(self.rows * share))
-        if not 0 < share < 1 or count >= self.rows:
-            refuse(
-                "data-invalid",
-                f"{name}: a validation share of {share:g} of {self.rows} rows leaves nothing to "
-                f"{'train on' if share > 0 else 'validate with'}",
-                "give more data, a smaller share, or a path",
-                name,
-            )
-        held = np.zeros(self.rows, dtype=bool)
-        held[np.random.default_rng(seed).permutation(self.rows)[:count]] = True
-        return held
+        """Choose a random ``share`` of the rows: bool [rows]. Error: `data-invalid`."""
+        return hold_out(self.rows, share, seed, name)
 
     def chosen(self, rows: Mask) -> Callable[[], Iterator[Item]]:
         """Return a stream of the items of the rows that ``rows`` holds true, to be begun at will."""

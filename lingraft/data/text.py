@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +23,20 @@ class Document:
     text: str
     source: str
     more: bool = False
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Return what cleaning mends."""
+        return (self.text,)
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether there is anything to learn."""
+        return bool(self.text.strip())
+
+    def saying(self, texts: Sequence[str]) -> Document:
+        """Return it with another text."""
+        return replace(self, text=texts[0])
 
 
 def documents(paths: Sequence[Path | str], findings: Findings) -> list[Document]:

@@ -38,6 +38,16 @@ class Cuts:
     cut_first: list[str] = field(default_factory=list)
     emptied_first: list[str] = field(default_factory=list)
 
+    def empty(self, source: str) -> None:
+        """Note one that has no label left."""
+        self.emptied += 1
+        self.emptied_first += [source] * (len(self.emptied_first) < _NAMED)
+
+    def shorten(self, source: str) -> None:
+        """Note one that loses its end."""
+        self.cut += 1
+        self.cut_first += [source] * (len(self.cut_first) < _NAMED)
+
 
 def of_documents(documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, length: int) -> Iterator[Piece]:
     """Tokenise documents for language modelling: every token is a label but the first of each piece.
@@ -155,12 +165,10 @@ def _fitted(ids: Ints, taught: Sequence[int], length: int, source: str, cuts: Cu
     cuts.rendered += 1
     spans = [(a, min(b, length)) for a, b in pairwise(taught) if a < length][::2]
     if not spans:
-        cuts.emptied += 1
-        cuts.emptied_first += [source] * (len(cuts.emptied_first) < _NAMED)
+        cuts.empty(source)
         return None
     if len(ids) > length:
-        cuts.cut += 1
-        cuts.cut_first += [source] * (len(cuts.cut_first) < _NAMED)
+        cuts.shorten(source)
     return Piece(ids[:length], tuple(edge for span in spans for edge in span))
 
 

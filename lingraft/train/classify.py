@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lingraft.data.contradictions import contradictions
-from lingraft.data.describe import histogram, padding_of
+from lingraft.data.describe import histogram, padding_of, spread
 from lingraft.data.eda import edas, varied
-from lingraft.data.labelled import Labelled, cleaned, labelled
-from lingraft.data.text import require_some
+from lingraft.data.gather import Gathered, gather
+from lingraft.data.labelled import Labelled, labelled
 from lingraft.models import load_tokenizer
 from lingraft.problems import refuse
-from lingraft.recipe import Classify, resolve
+from lingraft.recipe import Classify
 from lingraft.train.classified import Texts, balanced, task_of
 from lingraft.train.loop import train
-from lingraft.train.sources import refuse_unoffered, split
+from lingraft.train.sources import protected, refuse_unoffered
 from lingraft.train.stage import Examples, Stage
 
-_BATCH = 16  # texts a batch, unless the recipe says otherwise: what the padding share is told for
+_BATCH = 16  # texts a batch, unless the recipe says otherwise
 
 
 def run(stage: Stage) -> dict[str, Any]:
@@ -39,69 +38,62 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     assert isinstance(block, Classify)
     refuse_unoffered(block, stage.name, "mix")
     variants = edas(block.augment, f"{stage.name}.augment")
-    given = [block.data] if isinstance(block.data, str) else list(block.data or [])
-    items = labelled([resolve(path) for path in given], stage.findings)
-    rows = len(items)
-    items, told = cleaned(items, block.clean)
-    require_some(bool(items), given, "cleaning left nothing of it")
-    held: list[Labelled] = []
-    if isinstance(block.validation, str):
-        held = labelled([resolve(block.validation)], stage.findings)
-    elif block.validation is not None:
-        items, held = split(items, block.validation, stage.seed, resolve(given[0]))
-    names = sorted({item.label for item in items}, key=lambda n: (not n.isdigit(), int(n) if n.isdigit() else 0, n))
-    strange = next((item for item in held if item.label not in names), None)
-    if len(names) < 2 or strange is not None:
-        what = (
-            f"{given[0]} has one class only"
-            if strange is None
-            else (f"{strange.source}: class {strange.label!r} is not among the training texts")
-        )
-        refuse("data-invalid", what, "give texts of every class to train on", given[0])
-    _warn_cut(stage, tokenizer, items)
+    found = gather(labelled, block, stage.seed, protected(stage.recipe), stage.findings)
+    items, names = found.train, _classes(found, block)
     added = []
     for by in variants:
         items, one = varied(items, by, stage.seed)
         added.append(one.as_json())
-    whole = _texts(items, names, tokenizer, block.length)
-    whole.stats.update(
-        {
-            "rows_in": rows - len(held) * isinstance(block.validation, float),
-            "clean": [asdict(t) for t in told],
-            "augment": added,
-        }
-    )
-    weights = balanced(whole.classes, len(names)) if block.class_weights == "balanced" else None
-    task = task_of(names, _padding(tokenizer), weights)
-    return Examples(whole, _texts(held, names, tokenizer, block.length) if held else None, tokenizer, task=task)
+    train_on = _texts(items, names, tokenizer, stage)
+    train_on.stats.update({**found.told, "augment": added})
+    weights = balanced(train_on.classes, len(names)) if block.class_weights == "balanced" else None
+    check_on = _texts(found.held, names, tokenizer, stage) if found.held else None
+    return Examples(train_on, check_on, tokenizer, task=task_of(names, _padding(tokenizer), weights))
 
 
-def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, length: int) -> Texts:
-    ids = tokenizer([i.text for i in items], truncation=True, max_length=length, verbose=False)["input_ids"]
-    classes = tuple(names.index(item.label) for item in items)
-    tokens = sum(map(len, ids))
+def _classes(found: Gathered[Labelled], block: Classify) -> list[str]:
+    """Return the names of the classes, numbers in their order. Error: `data-invalid`."""
+    names = sorted({i.label for i in found.train}, key=lambda n: (not n.isdecimal(), int(n) if n.isdecimal() else 0, n))
+    strange = next((item for item in found.held if item.label not in names), None)
+    if len(names) < 2 or strange is not None:
+        where = block.data if isinstance(block.data, str) else ", ".join(block.data or [])
+        what = (
+            f"{where} has one class only"
+            if strange is None
+            else f"{strange.source}: class {strange.label!r} is not among the training texts"
+        )
+        refuse("data-invalid", what, "give texts of every class to train on", where)
+    return names
+
+
+def _texts(items: Sequence[Labelled], names: Sequence[str], tokenizer: Any, stage: Stage) -> Texts:
+    limit = stage.block.length
+    whole = tokenizer([i.text for i in items], verbose=False)["input_ids"]
+    over = [place for place, found in enumerate(whole) if len(found) > limit]
+    if over:
+        first = items[over[0]].source
+        message = f"{len(over)} of {len(items)} texts are longer than {limit} tokens and lose their end"
+        stage.findings.warn("data-invalid", f"{message}, the first {first}", "raise `length`", first)
+        cut = tokenizer([items[i].text for i in over], truncation=True, max_length=limit, verbose=False)["input_ids"]
+        for place, ids in zip(over, cut, strict=True):
+            whole[place] = ids
+    number = {name: i for i, name in enumerate(names)}
+    classes = tuple(number[item.label] for item in items)
+    lengths = [len(found) for found in whole]
     stats = {
         "rows_in": len(items),
-        "rows_out": len(ids),
-        "tokens": tokens,
-        "supervised_tokens": len(ids),
-        "length": length,
+        "rows_out": len(items),
+        "length": limit,
+        "tokens": sum(lengths),
+        "supervised_tokens": len(items),  # the loss is on one label a text
+        "padding_share": padding_of(lengths, int(stage.block.trainer.get("per_device_train_batch_size", _BATCH))),
+        "lengths": histogram(lengths, limit),
+        "cut": len(over),
         "classes": dict(zip(names, np.bincount(classes, minlength=len(names)).tolist(), strict=True)),
-        "padding_share": padding_of([len(i) for i in ids], _BATCH),
-        "lengths": histogram([len(i) for i in ids], length),
         "contradictions": contradictions((i.text, i.label, i.source) for i in items),
-        "examples": [f"{item.text} ⟦{item.label}⟧" for item in items[:5]],
+        "examples": [f"{tokenizer.decode(whole[i])} ⟦{items[i].label}⟧" for i in spread(len(items))],
     }
-    return Texts(tuple(map(tuple, ids)), classes, stats)
-
-
-def _warn_cut(stage: Stage, tokenizer: Any, items: Sequence[Labelled]) -> None:
-    limit = stage.block.length
-    lengths = [len(ids) for ids in tokenizer([i.text for i in items], verbose=False)["input_ids"]]
-    over = [item for item, n in zip(items, lengths, strict=True) if n > limit]
-    if over:
-        message = f"{len(over)} of {len(items)} texts are longer than {limit} tokens and lose their end"
-        stage.findings.warn("data-invalid", f"{message}, the first {over[0].source}", "raise `length`", over[0].source)
+    return Texts(tuple(map(tuple, whole)), classes, stats)
 
 
 def _padding(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -9,45 +9,28 @@ is the base with the adapters below, without the new one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from lingraft.data.contradictions import contradictions
-from lingraft.data.conversations import Conversation, conversations
-from lingraft.data.preferences import Preference, preferences
+from lingraft.data.conversations import conversations
+from lingraft.data.gather import gather
+from lingraft.data.preferences import preferences
 from lingraft.data.templates import resolve as resolve_template
 from lingraft.models import load_tokenizer
 from lingraft.problems import refuse
 from lingraft.recipe import Prefer
-from lingraft.recipe import resolve as resolve_path
 from lingraft.train.checkpoints import Atomic
 from lingraft.train.language import load_causal
 from lingraft.train.loop import train
+from lingraft.train.preferred import BATCH, Form, Pairs, asked, pairs
 from lingraft.train.rewards import functions
-from lingraft.train.sources import refuse_unoffered, split
+from lingraft.train.sources import protected, refuse_unoffered
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.task import Task
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Pairs(Dataset[Row]):
-    """Rows as trl takes them: a conversational prompt with its answers."""
-
-    rows: tuple[Row, ...]
-    stats: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Row:
-        return self.rows[index]
 
 
 def run(stage: Stage) -> dict[str, Any]:
@@ -56,27 +39,25 @@ def run(stage: Stage) -> dict[str, Any]:
 
 
 def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
-    """Read the preferences. Errors: `not-found`, `data-invalid` by file and line, `recipe-invalid`."""
+    """Read the preferences.
+
+    Errors: `not-found`, `data-invalid` by file and line, `recipe-invalid`, `nothing-supervised`.
+    """
     block = stage.block
     assert isinstance(block, Prefer)
     _check(stage, block)
     template = resolve_template(block.template, tokenizer)
     tokenizer.chat_template = template
-    given = [block.data] if isinstance(block.data, str) else list(block.data or [])
-    grpo = block.method == "grpo"
-    read: Any = conversations if grpo else preferences
-    items = read([resolve_path(path) for path in given], stage.findings)
-    held: list[Any] = []
-    if isinstance(block.validation, str):
-        held = read([resolve_path(block.validation)], stage.findings)
-    elif block.validation is not None:
-        items, held = split(items, block.validation, stage.seed, resolve_path(given[0]))
-    train_on, check_on = (
-        (_asked(part, tokenizer) if grpo else _pairs(part, block.method, tokenizer)) if part else None
-        for part in (items, held)
-    )
-    assert train_on is not None  # the readers refuse data without a row
-    return Examples(train_on, check_on, tokenizer, template, _task(block))
+    asks = block.method == "grpo"
+    found = gather(conversations if asks else preferences, block, stage.seed, protected(stage.recipe), stage.findings)
+    form = Form(block.method, template, block.length, int(block.trainer.get("per_device_train_batch_size", BATCH)))
+
+    def made(items: list[Any]) -> Pairs:
+        return asked(items, form, tokenizer) if asks else pairs(items, form, tokenizer, stage.findings)
+
+    train_on = made(found.train)
+    train_on.stats.update(found.told)
+    return Examples(train_on, made(found.held) if found.held else None, tokenizer, template, _task(block))
 
 
 def _check(stage: Stage, block: Prefer) -> None:
@@ -86,51 +67,14 @@ def _check(stage: Stage, block: Prefer) -> None:
             f"{stage.name}.trainer.label_smoothing_factor: this loss knows no such smoothing",
             "remove it (DPO has its own: trainer.label_smoothing)",
         )
-    refuse_unoffered(block, stage.name, "mix", "minutes", "clean", "augment")
-
-
-def _pairs(items: Sequence[Preference], method: str, tokenizer: Any) -> Pairs:
-    rows: list[Row] = []
-    for item in items:
-        prompt = [{"role": m.role, "content": m.content} for m in item.prompt]
-        chosen, rejected = ([{"role": "assistant", "content": text}] for text in (item.chosen, item.rejected))
-        if method == "kto":
-            rows += [
-                {"prompt": prompt, "completion": answer, "label": good}
-                for answer, good in ((chosen, True), (rejected, False))
-            ]
-        else:
-            rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
-    texts = [" ".join([*(m.content for m in i.prompt), i.chosen, i.rejected]) for i in items]
-    tokens = sum(map(len, tokenizer(texts, verbose=False)["input_ids"]))
-    twice = contradictions(
-        (f"{[m.content for m in i.prompt]}{sorted((i.chosen, i.rejected))}", i.chosen, i.source) for i in items
-    )
-    stats = {
-        "rows_in": len(items),
-        "rows_out": len(rows),
-        "tokens": tokens,
-        "supervised_tokens": tokens,
-        "padding_share": 0.0,
-        "contradictions": twice,
-        "examples": [f"{i.prompt[-1].content}\n⟦{i.chosen}⟧\n✗ {i.rejected}" for i in items[:5]],
-    }
-    return Pairs(tuple(rows), stats)
-
-
-def _asked(items: Sequence[Conversation], tokenizer: Any) -> Pairs:
-    """Return what GRPO is asked: each conversation up to its last answer, which the rewards are given."""
-    rows = tuple({"prompt": c.as_dicts()[:-1], "answer": c.messages[-1].content} for c in items)
-    tokens = sum(len(tokenizer(c.messages[-2].content, verbose=False)["input_ids"]) for c in items)
-    stats = {
-        "rows_in": len(items),
-        "rows_out": len(rows),
-        "tokens": tokens,
-        "supervised_tokens": 0,
-        "padding_share": 0.0,
-        "examples": [f"{c.messages[-2].content}\n(reference: {c.messages[-1].content})" for c in items[:5]],
-    }
-    return Pairs(rows, stats)
+    for key in ("max_length", "truncation_mode"):
+        if key in block.trainer:
+            refuse(
+                "recipe-invalid",
+                f"{stage.name}.trainer.{key}: {stage.name}.length says how long a prompt with an answer may be",
+                f"remove it, and give {stage.name}.length",
+            )
+    refuse_unoffered(block, stage.name, "mix", "minutes", "augment")
 
 
 def _task(block: Prefer) -> Task:
@@ -172,8 +116,8 @@ def _task(block: Prefer) -> Task:
         return model
 
     defaults = {
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 4,
+        "per_device_train_batch_size": BATCH,
+        "per_device_eval_batch_size": BATCH,
         "gradient_accumulation_steps": 1,
         "learning_rate": 5e-5,
     }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lingraft.data.pack import Packed
     from lingraft.train.classified import Texts
-    from lingraft.train.prefer import Pairs
+    from lingraft.train.preferred import Pairs
     from lingraft.train.task import Task
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lingraft.data.eda import edas, varied
-from lingraft.data.labelled import Labelled, cleaned
+from lingraft.data.labelled import Labelled
 from lingraft.problems import Refusal
 
 ITEMS = [Labelled(f"今年{i}月全国考试的成绩比去年更好，学校非常高兴", "教育", f"x:{i}") for i in range(6)]
@@ -35,13 +35,9 @@ def test_unknown_augmentations_of_labelled_texts_are_refused_by_path(item: Any) 
     assert refused.value.problems[0].message.startswith("classify.augment.0")
 
 
-def test_labelled_texts_are_cleaned_and_keep_their_labels() -> None:
-    found, told = cleaned([*ITEMS[:2], Labelled("<b>" + ITEMS[0].text, "体育", "y:1")], ["tags", "duplicates"])
-    assert [i.label for i in found] == ["教育", "教育"] and [t.removed for t in told] == [0, 1] and told[0].changed == 1
-
-
 def test_padding_is_that_of_batches_filled_to_their_longest() -> None:
     from lingraft.data.describe import histogram, padding_of
 
     assert padding_of([4, 4, 4, 4], 2) == 0 and padding_of([2, 6], 2) == pytest.approx(1 / 3)
+    assert padding_of([[2, 6], [4, 4]], 1) == pytest.approx(4 / 20)  # both sides of a pair lie in one batch
     assert sum(b["rows"] for b in histogram([1, 5, 900], 64)) == 3  # longer ones are in the last step
