@@ -66,6 +66,8 @@ class Asked:
     dtype: torch.dtype
     characters: int
     rows_rate: float
+    rows_first: int
+    starts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def run(asked: Asked, name: str, seed: int, screen: bool, results: dict[str, Any
     trained = [p for p in model.parameters() if p.requires_grad]
     solver = torch.optim.AdamW(
         [
-            {"params": [p], "scale": asked.rows_rate if "trainable_tokens" in n else 1.0}
+            {"params": [p], "scale": asked.rows_rate if "trainable_tokens" in n else None}
             for n, p in model.named_parameters()
             if p.requires_grad
         ],
@@ -199,7 +201,8 @@ def run(asked: Asked, name: str, seed: int, screen: bool, results: dict[str, Any
         while seen < leg:
             batch = next(blocks)
             for group in solver.param_groups:
-                group["lr"] = RATE * group["scale"] * rate_at(seen, last)
+                waits = group["scale"] is None and seen < asked.rows_first
+                group["lr"] = 0.0 if waits else RATE * (group["scale"] or 1.0) * rate_at(seen, last)
             model(**batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             solver.step()
@@ -239,22 +242,22 @@ def save(asked: Asked, results: Mapping[str, Any]) -> None:
     (asked.work / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def best_two(results: Mapping[str, Any], seeds: Sequence[int]) -> list[str]:
+def best_two(results: Mapping[str, Any], asked: Asked) -> list[str]:
     """Return the two starts with the lowest mean bits per character at the screen."""
 
     def at(name: str) -> float:
-        return mean(p["bits"] for s in seeds for p in results[f"{name}/{s}"]["curve"] if p["tokens"] == SCREEN)
+        return mean(p["bits"] for s in asked.seeds for p in results[f"{name}/{s}"]["curve"] if p["tokens"] == SCREEN)
 
-    return sorted((name for name in STARTS if name != CONTROL), key=at)[:2]
+    return sorted((name for name in asked.starts if name != CONTROL), key=at)[:2]
 
 
 def everything(asked: Asked, results: dict[str, Any], stop: float) -> bool:
     """Do what is left to do until the time is up; tell whether all is done."""
     for seed in asked.seeds:
-        for name in STARTS:
+        for name in asked.starts:
             if time.monotonic() > stop or not run(asked, name, seed, True, results, stop):
                 return False
-    finalists = [CONTROL, *best_two(results, asked.seeds)]
+    finalists = [CONTROL, *best_two(results, asked)]
     return all(
         time.monotonic() < stop and run(asked, name, seed, False, results, stop)
         for seed in asked.seeds
@@ -345,6 +348,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--characters", type=int, default=2_500, help="of held-out text to score")
     parser.add_argument("--rows-rate", type=float, default=1.0, help="learning rate of new rows, as a multiple")
+    parser.add_argument("--rows-first", type=int, default=0, help="training tokens during which only new rows learn")
+    parser.add_argument("--starts", nargs="+", choices=STARTS[1:], default=STARTS[1:], help="compare these alone")
     parser.add_argument("--limit-minutes", type=float, default=math.inf)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
@@ -360,6 +365,8 @@ def main() -> None:
         fastest_dtype(),
         given.characters,
         given.rows_rate,
+        given.rows_first,
+        (CONTROL, *given.starts),
     )
     file = given.work / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
