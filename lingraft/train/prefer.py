@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lingraft.data.conversations import conversations
-from lingraft.data.gather import gather
+from lingraft.data.gather import Gathered, gather
 from lingraft.data.preferences import preferences
 from lingraft.data.templates import resolve as resolve_template
 from lingraft.models import load_tokenizer
@@ -49,7 +49,8 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     template = resolve_template(block.template, tokenizer)
     tokenizer.chat_template = template
     asks = block.method == "grpo"
-    found = gather(conversations if asks else preferences, block, stage.seed, protected(stage.recipe), stage.findings)
+    read: Any = conversations if asks else preferences
+    found: Gathered[Any] = gather(read, block, stage.seed, protected(stage.recipe), stage.findings)
     form = Form(block.method, template, block.length, int(block.trainer.get("per_device_train_batch_size", BATCH)))
 
     def made(items: list[Any]) -> Pairs:

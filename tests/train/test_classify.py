@@ -73,6 +73,20 @@ def test_targets_that_a_bert_has_not_are_refused_with_those_it_has(make_stage: A
     assert refused.value.problems[0].code == "recipe-invalid" and "query" in refused.value.problems[0].message
 
 
+def test_the_report_shows_what_the_classifier_reads(make_stage: Any, tmp_path: Path, tiny_llama: Path) -> None:
+    texts = [f"<i>第{i}条</i>新闻标题" for i in range(20)] + ["很长的标题" * 30, "<i>第0条</i>新闻标题"]
+    path = tmp_path / "rows.tsv"
+    path.write_text("".join(f"{text}\t{i % 2}\n" for i, text in enumerate(texts)), encoding="utf-8")
+    stage = make_stage(
+        tiny_llama, [{"kind": "lora"}], name="classify", data=str(path), clean=["tags", "duplicates"], length=64
+    )
+    stats = classify.prepare(stage, AutoTokenizer.from_pretrained(tiny_llama)).train.stats
+    assert (stats["rows_in"], stats["rows_out"], stats["cut"], stats["held_out"]) == (22, 21, 1, 0)
+    assert [(one["changed"], one["removed"]) for one in stats["clean"]] == [(21, 0), (0, 1)]
+    assert stats["lengths"][-1] == {"from": 57, "to": 64, "rows": 1} and sum(b["rows"] for b in stats["lengths"]) == 21
+    assert stats["examples"][0] == "第0条新闻标题 ⟦0⟧" and len(stats["examples"]) == 5
+
+
 def test_accuracy_and_f1_are_counted_by_hand() -> None:
     class Told:
         label_ids = (0, 0, 1, 2)
