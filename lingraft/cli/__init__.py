@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import sys
 from typing import Annotated
 
@@ -35,6 +36,9 @@ def main() -> None:
     """Run the command line; the entry point of the `lingraft` command."""
     quiet()
     _brisk()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that is not UTF-8 must not end in a traceback
     try:
         if language() == "zh":
             from lingraft.language.help import run

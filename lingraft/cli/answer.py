@@ -59,7 +59,7 @@ def quiet() -> None:
 
 def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | None) -> None:
     if json_out:
-        print(json.dumps(outcome.as_json(), ensure_ascii=False, default=str))
+        print(_json(outcome.as_json()))
     elif outcome.result:
         from lingraft.show import plain
 
@@ -71,6 +71,16 @@ def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | Non
     for label, found in (("warning", outcome.warnings), ("allowed", outcome.allowed), ("problem", outcome.problems)):
         for p in found:
             print(f"{told(label)} {p.code}: {told(p.message)} — {told(p.remedy)}", file=sys.stderr)
+
+
+def _json(value: Answer) -> str:
+    """Write the answer on one line; escaped where stdout cannot say it: names of files need not be UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, default=str)
+    return text
 
 
 def command() -> list[str]:

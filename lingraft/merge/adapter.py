@@ -17,6 +17,7 @@ from lingraft.merge import adalora
 from lingraft.merge.lineage import Lineage, home, open_adapter, read_lineage
 from lingraft.merge.names import Part, parse
 from lingraft.problems import Findings
+from lingraft.weights.foreign import MLX_REMEDY
 from lingraft.weights.hf import read_json
 from lingraft.weights.tensors import Entry, Lazy
 
@@ -102,6 +103,14 @@ def _parse_all(weights: Lazy) -> tuple[list[Part], list[str]]:
 
 
 def _supported(adapter: Adapter, findings: Findings) -> bool:
+    if "peft_type" not in adapter.config:
+        findings.problem(
+            "unsupported-adapter",
+            f"{adapter.path / CONFIG} names no peft_type: it is not peft's",
+            MLX_REMEDY if "lora_parameters" in adapter.config else "restore the adapter_config.json that peft saved",
+            adapter.path / CONFIG,
+        )
+        return False
     if adapter.kind not in KINDS:
         # A bottleneck network is lingraft's own: it is not linear, so no weight of the base can hold it.
         live = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from lingraft.output import write_json
 from lingraft.problems import refuse
 from lingraft.weights import pickles, safetensors
+from lingraft.weights.foreign import MLX_REMEDY
 from lingraft.weights.hf import read_json, side_files, write_weights
 from lingraft.weights.tensors import Checkpoint
 
@@ -45,6 +46,9 @@ def read(path: Path) -> Checkpoint:
     Errors: `not-found` where the weights are absent, and those of the containers.
     """
     folder = home(path) or path
+    config = read_json(folder / CONFIG)
+    if "peft_type" not in config and "lora_parameters" in config:
+        refuse("unsupported-adapter", f"{folder} is an MLX adapter, which is not peft's", MLX_REMEDY, folder / CONFIG)
     file = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if file is None:
         refuse(
@@ -54,7 +58,7 @@ def read(path: Path) -> Checkpoint:
             folder,
         )
     weights = safetensors.read_file(file) if file.suffix == ".safetensors" else pickles.read_file(file)
-    return Checkpoint(folder, NAME, weights, read_json(folder / CONFIG), side_files(folder) or side_files(path))
+    return Checkpoint(folder, NAME, weights, config, side_files(folder) or side_files(path))
 
 
 def write(checkpoint: Checkpoint, out: Path, progress: Callable[[int], object] | None = None) -> str:

@@ -7,13 +7,13 @@ A state carries the base too, and the adapter's name in every key: ``…q_proj.l
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from lingraft.problems import refuse
 from lingraft.weights.adapter import CONFIG
 from lingraft.weights.hf import read_json
+from lingraft.weights.peft_names import LIVE
 from lingraft.weights.tensors import Checkpoint, Lazy, header
 
 # name in a live model -> name in a file; {0} is what stands before, {1} what stands behind the adapter's name
@@ -24,12 +24,6 @@ SAVED = (
     (r"(.+)\.modules_to_save\.{name}(\..+)", "{0}{1}"),
     (r"(.+\.trainable_tokens_delta)\.{name}", "{0}"),
 )
-NAMED = re.compile(r".+\.(?:lora_A|lora_embedding_A|modules_to_save|ia3_l|trainable_tokens_delta)\.([^.]+)(?:\..+)?")
-
-
-def is_peft(names: Iterable[str]) -> bool:
-    """Tell whether tensors are a PeftModel's full state."""
-    return any(NAMED.fullmatch(name) and ".base_layer." not in name for name in names)
 
 
 def adapter_of(checkpoint: Checkpoint) -> Checkpoint:
@@ -37,7 +31,7 @@ def adapter_of(checkpoint: Checkpoint) -> Checkpoint:
 
     Errors: `not-found` without an adapter_config.json, `unsupported-adapter` for several adapters in one state.
     """
-    found = {m[1] for name in checkpoint.tensors if (m := NAMED.fullmatch(name))}
+    found = {m[1] for name in checkpoint.tensors if (m := LIVE.fullmatch(name))}
     if len(found) != 1:
         refuse(
             "unsupported-adapter",

@@ -11,7 +11,7 @@ from typing import Any
 
 from lingraft.problems import Findings
 from lingraft.weights.headers import Header, of_llama2c
-from lingraft.weights.kinds import CHECKPOINT, DEEPSPEED, GLOBAL_STEP, META, TOKENIZER_FILES, is_llama2c
+from lingraft.weights.kinds import DEEPSPEED, GLOBAL_STEP, META, TOKENIZER_FILES, is_llama2c
 from lingraft.weights.look_adapter import EMBEDDING, HEAD
 from lingraft.weights.look_deepspeed import Moment, moments, read_state
 from lingraft.weights.shards import Read
@@ -64,7 +64,14 @@ RULES: tuple[tuple[str, str, str, bool], ...] = (
     (r"zero_to_(fp32|torch)\.py", "DeepSpeed's script to gather weights; never run here", NOTHING, True),
     (r"(all|train|eval)_results\.json", "figures of the run", "reading them", True),
     (r"events\.out\.tfevents.*", "TensorBoard log", "reading the curves", True),
-    (r"(log|metrics)\.jsonl|.*\.log", "log", "reading the curves", True),
+    (r"((trainer_)?log|logging|metrics)\.jsonl|.*\.log|running_log\.txt", "log", "reading the curves", True),
+    (r".*\.(png|svg|jpg)", "picture", "looking at the curves", True),
+    (r".*\.ya?ml|args\.json|additional_config\.json", "settings", "reading back how it was trained", False),
+    (r"(\d+_)?adapters\.(safetensors|npz)", "an MLX adapter's matrices", "fusing it with mlx_lm", False),
+    (r"recipe_state\.pt", "torchtune's optimizer state and place in the data", RESUMING, True),
+    (r"latest_checkpointed_iteration\.txt", "the number of Megatron's newest step", RESUMING, False),
+    (r"sampler(_\d+)?\.bin|dl_state_dict(_\d+)?\.bin", "data order", RESUMING, True),
+    (r"\.DS_Store|Thumbs\.db|desktop\.ini|\._.*", "left by a file manager", NOTHING, True),
     (r"report\.html|verify\.json|evaluate\.json|vocab\.json", "report", "reading it", True),
     (r"LICENSE.*|NOTICE.*|USE_POLICY.*", "licence", "knowing what its use is bound to", False),
     (r".*\.md", "text for people", "reading it", True),
@@ -176,13 +183,8 @@ def files_below(root: Path) -> list[Path]:
         if item.is_dir() and not item.is_symlink() and item.name in (".git", ".cache"):
             found.append(item)
         elif item.is_dir():
-            found += files_below(item)
+            around = item.is_symlink() and item.resolve() in root.resolve().joinpath("_").parents
+            found += [] if around else files_below(item)  # a link to a folder around it has no end
         else:
             found.append(item)
     return found
-
-
-def checkpoint_of(file: Path, root: Path) -> Path | None:
-    """Return the checkpoint-N folder that a file lies in, if any."""
-    inside = [parent for parent in file.parents if root in parent.parents and CHECKPOINT.fullmatch(parent.name)]
-    return inside[-1] if inside else None

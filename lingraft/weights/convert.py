@@ -20,6 +20,7 @@ from lingraft.progress import Advance, track
 from lingraft.weights import adapter, adapter_state, gguf_write, hf, llama2c_write, meta_write
 from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.formats import module, open_checkpoint
+from lingraft.weights.peft_names import is_peft_state
 from lingraft.weights.safetensors import DTYPES
 from lingraft.weights.state_dict_write import write as write_state_dict
 from lingraft.weights.tensors import Checkpoint, Lazy, Weights, header
@@ -108,7 +109,7 @@ def nbytes(weights: Weights) -> int:
 
 def _fitting(checkpoint: Checkpoint, to: str, findings: Findings) -> Checkpoint:
     """Hold what was read against the format asked for: adapters stay adapters, models stay models."""
-    whole_state = adapter_state.is_peft(checkpoint.tensors)
+    whole_state = is_peft_state(checkpoint.tensors)
     if to == "adapter":
         if checkpoint.format != "adapter" and not whole_state:
             refuse(

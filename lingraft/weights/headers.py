@@ -42,7 +42,11 @@ def of_file(path: Path, findings: Findings) -> dict[str, Header]:
     except Refusal as refusal:
         findings.absorb(refusal)
     except OSError as error:
-        findings.problem("unreadable", f"{path} cannot be read: {error.strerror}", "check its permissions", path)
+        if path.is_symlink() and not path.exists():
+            told, remedy = f"is a link to {path.readlink()}, which is gone", "download the file again, or mend the link"
+        else:
+            told, remedy = f"cannot be read: {error.strerror}", "check its permissions"
+        findings.problem("unreadable", f"{path} {told}", remedy, path)
     return {}
 
 

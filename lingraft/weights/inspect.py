@@ -6,6 +6,7 @@ Reads headers only (and small JSON), without torch, so that a 25 GB folder takes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lingraft.problems import Findings, Refusal, refuse
-from lingraft.weights.contents import USING, Part, checkpoint_of, files_below, part_of
+from lingraft.weights.contents import USING, Part, files_below, part_of
 from lingraft.weights.describe import describe as describe
+from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import of_file
 from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
@@ -53,7 +55,7 @@ def inspect(path: Path, fingerprint: bool, findings: Findings) -> dict[str, Any]
     """
     if not path.exists():
         refuse("not-found", f"{path} does not exist", "check the path", path)
-    here = _snapshot(path)
+    here = _only_one_below(_snapshot(path))
     read: Read = cache(lambda file: of_file(file, findings))
     kind = kind_of(here)
     run = open_run(here, read, findings) if kind == "training-run" else None
@@ -88,6 +90,14 @@ def _snapshot(path: Path) -> Path:
     if named is not None and named.is_dir():
         return named
     return max((path / "snapshots").iterdir(), key=lambda folder: folder.stat().st_mtime, default=path)
+
+
+def _only_one_below(path: Path) -> Path:
+    """Step through folders that only stand around a result: an unpacked archive, a tool's own levels."""
+    if not path.is_dir() or kind_of(path) != "unknown" or foreign(path):
+        return path
+    found = below(path)
+    return found[0][0] if len(found) == 1 else path
 
 
 def _use(path: Path, kind: Kind) -> Path | None:
@@ -128,12 +138,12 @@ def _folder_part(folder: Path, root: Path) -> Part:
 
 def _in_run(part: Part, file: Path, run: Run, use: Path | None) -> Part:
     """Say what a file is worth once the run's result is known: what belongs to the result stays."""
-    checkpoint = checkpoint_of(file, run.path)
+    checkpoint = next((folder for folder in run.checkpoints if folder in file.parents), None)
     if "work" in file.relative_to(run.path).parts[:1]:
         return replace(part, removable=True, needed_for="resuming this run")
     if checkpoint is None:
         return part
-    step = checkpoint.name.rpartition("-")[2]
+    step = re.split("[-_]", checkpoint.name)[-1]
     if use is not None and file.parent == use and not part.removable:
         return part
     latest = checkpoint == run.checkpoints[-1]

@@ -63,6 +63,9 @@ HF_WEIGHTS = re.compile(
 DEEPSPEED = re.compile(r".*(?:optim|model)_states\.pt")
 META = re.compile(r"consolidated\.(\d\d)\.pth")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# The Trainer's name, and those of accelerate's and people's own loops, of torchtune and of DeepSpeed.
+STEP = re.compile(r"(?:checkpoint|step|epoch|iter)[-_](\d+)")
+MEGATRON = re.compile(r"mp_rank_\d\d(?:_\d{3}){0,2}")
 GLOBAL_STEP = re.compile(r"global_step(\d+)")
 
 
@@ -123,17 +126,37 @@ def _is_run(path: Path, names: set[str]) -> bool:
         return True
     if "manifest.json" in names and "work" in names:
         return True  # a run folder of our own
+    if any(STEP.fullmatch(folder.name) and holds_step(folder) for folder in subfolders(path)):
+        return True
     if has_model(names) or _is_checkpoint(path, names):
         return False
-    below = [names_in(folder) for folder in subfolders(path)]
+    folders = subfolders(path)
+    below = [names_in(folder) for folder in folders]
     adapters = sum(has_adapter(inside) for inside in below)
     models = sum(has_model(inside) for inside in below)
-    return (adapters > 0 and adapters + models > 1) or (adapters + models > 0 and bool(names & RUN_FILES))
+    among = bool(names & RUN_FILES) or any(CHECKPOINT.fullmatch(name) for inside in below for name in inside)
+    return (adapters > 0 and adapters + models > 1) or (adapters + models > 0 and among)
+
+
+def holds_step(folder: Path) -> bool:
+    """Tell whether a folder named like a step holds weights or a training state: pictures have epochs, too."""
+    names = names_in(folder)
+    return has_adapter(names) or has_model(names) or _is_checkpoint(folder, names) or _is_deepspeed(folder, names)
 
 
 def has_adapter(names: set[str]) -> bool:
     """Tell whether names are those of a peft adapter, complete or not."""
     return "adapter_config.json" in names or bool(names & set(ADAPTER_FILES))
+
+
+def is_mlx(names: set[str]) -> bool:
+    """Tell whether names are those of an MLX adapter: peft's config name beside other weights, by other rules."""
+    return bool(names & {"adapters.safetensors", "adapters.npz"}) and not names & set(ADAPTER_FILES)
+
+
+def is_megatron(names: set[str]) -> bool:
+    """Tell whether names are those of a Megatron-LM checkpoint, or of one of its iterations."""
+    return "latest_checkpointed_iteration.txt" in names or any(MEGATRON.fullmatch(name) for name in names)
 
 
 def has_model(names: set[str]) -> bool:
@@ -182,6 +205,7 @@ def _is_configured(_: Path, names: set[str]) -> bool:
 FOLDERS: tuple[tuple[Kind, Callable[[Path, set[str]], bool]], ...] = (
     ("training-run", _is_run),
     ("trainer-checkpoint", _is_checkpoint),
+    ("unknown", lambda _, names: is_mlx(names) or is_megatron(names)),
     ("peft-adapter", lambda _, names: has_adapter(names)),
     ("deepspeed-state", _is_deepspeed),
     ("hf-model", _is_model),

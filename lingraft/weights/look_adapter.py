@@ -10,6 +10,7 @@ from typing import Any
 
 from lingraft.problems import Findings, Refusal
 from lingraft.weights.fits import check_tokenizer, text_config
+from lingraft.weights.foreign import MLX_REMEDY
 from lingraft.weights.headers import Header
 from lingraft.weights.json_file import read_json
 from lingraft.weights.kinds import ADAPTER_FILES
@@ -49,6 +50,13 @@ def look_at_adapter(folder: Path, read: Read, findings: Findings) -> Facts:
             "config-mismatch",
             f"{folder} has no adapter_config.json: rank scaling and base are unknown",
             "copy it from the checkpoint or the repository that the adapter came from",
+            folder / "adapter_config.json",
+        )
+    elif config is not None and "peft_type" not in config:
+        findings.problem(
+            "unsupported-adapter",
+            f"{folder / 'adapter_config.json'} names no peft_type: it is not peft's",
+            MLX_REMEDY if "lora_parameters" in config else "restore the adapter_config.json that peft saved",
             folder / "adapter_config.json",
         )
     if file is not None and _sound(file, headers, findings) and config is not None:

@@ -18,13 +18,16 @@ from lingraft.weights.fits import (
     head_of,
     text_config,
 )
+from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import PICKLES, Header, of_llama2c, refuse_pointer
 from lingraft.weights.json_file import read_json
 from lingraft.weights.kinds import META, TOKENIZER_FILES, has_model, is_llama2c, names_in
+from lingraft.weights.peft_names import is_peft_state
 from lingraft.weights.shards import Read, check_index, few, shards_of
 from lingraft.weights.tokenizer_size import size_of_file, tokenizer_of
 
 BUFFERS = ("inv_freq", "masked_bias", "rope.freqs", "rope_freqs.weight")
+TORCHTUNE = re.compile(r"(?:hf_model_\d{4}|meta_model)_(\d+)\.pt")
 INTEGERS = ("I64", "I32", "I16", "U64", "U32", "U16", "BOOL")
 
 
@@ -80,7 +83,16 @@ def look_at_model(folder: Path, read: Read, findings: Findings) -> Facts:
     if not shards.files and not shards.missing:
         findings.problem("missing-shard", f"{folder} has a config.json and no weights", "download the weights", folder)
     note_empty(folder, headers, findings)
-    if config is None:
+    _note_other_results(folder, findings)
+    if is_peft_state(headers):
+        findings.problem(
+            "unsupported-adapter",
+            f"{folder} holds a base and its adapter under the names of the live model, as accelerate's save_state "
+            "leaves them: nothing loads it as a model",
+            f"lingraft convert {folder} DIR --to adapter (with the run's adapter_config.json in it or above it)",
+            folder,
+        )
+    elif config is None:
         findings.problem(
             "config-mismatch",
             f"{folder} has weights and no readable config.json",
@@ -93,6 +105,19 @@ def look_at_model(folder: Path, read: Read, findings: Findings) -> Facts:
         check_config(folder / "config.json", config, headers, findings)
         check_vocabulary(folder / "config.json", config, headers, findings)
     return _finish(folder, config, headers, findings)
+
+
+def _note_other_results(folder: Path, findings: Findings) -> None:
+    """Warn where torchtune wrote its results (hf_model_0001_0.pt) among the files of the base."""
+    results = sorted((int(m[1]), name) for name in names_in(folder) if (m := TORCHTUNE.fullmatch(name)))
+    if results:
+        findings.warn(
+            "unknown-format",
+            f"{folder / results[-1][1]} is torchtune's result of epoch {results[-1][0]}; the weights that load from "
+            "this folder are those it started from",
+            "move the result into a folder of its own with config.json and tokenizer, and use that one",
+            folder / results[-1][1],
+        )
 
 
 def _finish(folder: Path, config: Mapping[str, Any], headers: Mapping[str, Header], findings: Findings) -> Facts:
@@ -345,8 +370,19 @@ def look_at_unknown(path: Path, _: Read, findings: Findings) -> Facts:
     except Refusal as refusal:
         findings.absorb(refusal)
         return Facts()
-    what = "is empty" if path.is_file() and path.stat().st_size == 0 else "holds no weights, adapter or tokenizer"
+    if path.is_dir() and has_model(names_in(path)):
+        return Facts()
+    told, nearby = foreign(path), below(path) if path.is_dir() else []
     known = ", ".join((*TOKENIZER_FILES[:2], "*.safetensors", "*.bin", "*.gguf", "adapter_config.json"))
-    if not (path.is_dir() and has_model(names_in(path))):
-        findings.problem("unknown-format", f"{path} {what} that lingraft knows", f"give a path with {known}", path)
+    what = "holds no weights, adapter or tokenizer that lingraft knows"
+    remedy = f"give a path with {known}"
+    if path.is_file() and path.stat().st_size == 0:
+        what = "is empty"
+    elif told:
+        what = f"is {told[0]}, which lingraft does not read"
+        remedy = told[1]
+    elif nearby:
+        what = f"holds {len(nearby)} things and is none itself: {few([f'{p} ({kind})' for p, kind in nearby], 8)}"
+        remedy = "name the one that you mean"
+    findings.problem("unknown-format", f"{path} {what}", remedy, path)
     return Facts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from lingraft.problems import Findings, Refusal
 from lingraft.weights.json_file import read_json
-from lingraft.weights.kinds import CHECKPOINT, has_adapter, has_model, names_in, subfolders
+from lingraft.weights.kinds import CHECKPOINT, STEP, has_adapter, has_model, holds_step, names_in, subfolders
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
 from lingraft.weights.look_deepspeed import look_at_deepspeed, step_folder
 from lingraft.weights.look_model import Facts, look_at_model, note_empty
@@ -17,6 +18,7 @@ from lingraft.weights.shards import Read, shards_of
 
 STATE = "trainer_state.json"
 RESUMABLE = "trained.safetensors"  # what our own checkpoints hold
+MERGED = re.compile(r"(?:.*[-_])?merged(?:[-_].*)?")
 LATER_FIRST = ("classify", "prefer", "sft", "pretrain")  # our own stages: the later one stands on the earlier ones
 
 
@@ -38,12 +40,23 @@ class Run:
 
 def open_run(path: Path, read: Read, findings: Findings) -> Run:
     """Find the parts of a run and choose the one to work with next; damage in any part becomes a problem."""
-    numbered = [(int(m[1]), folder) for folder in subfolders(path) if (m := CHECKPOINT.fullmatch(folder.name))]
-    checkpoints = tuple(folder for _, folder in sorted(numbered))
+    checkpoints = checkpoints_in(path)
     states = [_state(folder, findings) for folder in (path, *checkpoints[-1:])]
     state = max(states, key=lambda s: s.get("global_step") or 0)
     use, why = next(_choices(path, checkpoints, state, read, findings), (None, "nothing in it can be used"))
     return Run(path, checkpoints, state, use, why)
+
+
+def checkpoints_in(path: Path) -> tuple[Path, ...]:
+    """List a run's checkpoints, the last at the end: by number, or by age where steps and epochs are mixed."""
+    numbered = [
+        (int(m[1]), folder)
+        for folder in subfolders(path)
+        if (m := STEP.fullmatch(folder.name)) and (CHECKPOINT.fullmatch(folder.name) or holds_step(folder))
+    ]
+    mixed = len({re.split("[-_]", folder.name)[0] for _, folder in numbered}) > 1
+    numbered.sort(key=lambda item: (item[1].stat().st_mtime if mixed else 0, item[0]))
+    return tuple(folder for _, folder in numbered)
 
 
 def look_at_run(run: Run, read: Read, findings: Findings) -> Facts:
@@ -106,8 +119,7 @@ def _choices(
     findings: Findings,
 ) -> Iterator[tuple[Path, str]]:
     """Give what can be used, best first."""
-    merged = [f for f in subfolders(path) if f.name.startswith("merged") and has_model(names_in(f)) and whole(f, read)]
-    yield from ((folder, "the merged model") for folder in merged)
+    yield from ((folder, "the merged model") for folder in _merged(path) if whole(folder, read))
     named = state.get("best_model_checkpoint")
     if named:
         best = path / Path(str(named)).name
@@ -124,11 +136,24 @@ def _choices(
     names = names_in(path)
     if (has_adapter(names) or has_model(names)) and whole(path, read):
         yield path, "the final save at the top of the run"
-    yield from ((folder, "the last stage's result") for folder in _results(path) if whole(folder, read))
-    for folder in reversed(checkpoints):
-        result = result_in(folder)
-        if result is not None and (folder / STATE).is_file() and whole(result, read):
-            yield result, "the last complete checkpoint"
+    results = [folder for folder in _results(path) if whole(folder, read)]
+    yield from ((folder, _why(folder, results)) for folder in results)
+    usable = [(f, r) for f in reversed(checkpoints) if (r := result_in(f)) is not None and whole(r, read)]
+    yield from ((result, "the last complete checkpoint") for folder, result in usable if (folder / STATE).is_file())
+    yield from ((result, "the last checkpoint; no Trainer noted how good it is") for _, result in usable)
+
+
+def _merged(path: Path) -> list[Path]:
+    """List merged models, the newest first; one in 4 bits (unsloth's merged_4bit) is less than was trained."""
+    found = [f for f in subfolders(path) if MERGED.fullmatch(f.name) and has_model(names_in(f))]
+    return sorted(found, key=lambda f: ("4bit" in f.name, -f.stat().st_mtime))
+
+
+def _why(folder: Path, results: list[Path]) -> str:
+    """Say why a result comes first; folders that are not named after our stages do not tell which is the last."""
+    if len(results) == 1 or folder.name in LATER_FIRST:
+        return "the last stage's result" if folder.name in LATER_FIRST else "the only result beside the checkpoints"
+    return f"the newest of {len(results)} results side by side; their names do not tell which is the last"
 
 
 def _results(path: Path) -> list[Path]:
@@ -136,9 +161,7 @@ def _results(path: Path) -> list[Path]:
     found = [
         f
         for f in subfolders(path)
-        if not CHECKPOINT.fullmatch(f.name)
-        and f.name != "work"
-        and (has_adapter(names_in(f)) or has_model(names_in(f)))
+        if not STEP.fullmatch(f.name) and f.name != "work" and (has_adapter(names_in(f)) or has_model(names_in(f)))
     ]
 
     def rank(folder: Path) -> tuple[int, float]:
