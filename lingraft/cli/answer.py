@@ -63,7 +63,8 @@ def _print(outcome: Outcome, json_out: bool, show: Callable[[Answer], str] | Non
     elif outcome.result:
         from lingraft.show import plain
 
-        print(told_summary((show or plain)(outcome.result)))
+        if text := (show or plain)(outcome.result):
+            print(told_summary(text))
     if outcome.bug is not None:
         say(f"lingraft failed, which is a bug: {outcome.bug} (LINGRAFT_TRACEBACK=1 shows where)")
     if json_out:

@@ -24,6 +24,7 @@ from lingraft.cli.answer import (
 from lingraft.problems import Findings
 
 app = typer.Typer()
+ONTO = ("original", "dequantised", "nf4", "nf4-double", "fp4", "fp4-double", "int8")
 
 
 @app.command()
@@ -36,7 +37,9 @@ def merge(
     to: Annotated[str, typer.Option("--to", help="The format to write.")] = "hf",
     untie: Annotated[bool, typer.Option("--untie", help="Write the head as it ran, untied.")] = False,
     tie: Annotated[bool, typer.Option("--tie", help="Keep embedding and head one tensor.")] = False,
-    onto: Annotated[str, typer.Option("--onto", help="original or dequantised: a QLoRA's base.")] = "original",
+    onto: Annotated[
+        str, typer.Option("--onto", help="original, dequantised, or how it was loaded: nf4, int8 …")
+    ] = "original",
     overwrite: Overwrite = False,
     overrides: Set = [],
     json_out: Json = False,
@@ -54,7 +57,7 @@ def merge(
     if tie and untie:
         raise typer.BadParameter("--tie and --untie exclude each other")
     one_of("--dtype", dtype, ("keep", "float32", "float16", "bfloat16"))
-    one_of("--onto", onto, ("original", "dequantised"))
+    one_of("--onto", onto, ONTO)
 
     def call(findings: Findings) -> Answer:
         from lingraft.merge.run import merge as merge_to
@@ -68,13 +71,18 @@ def merge(
             shard_size=shard_size,
             to=to,
             tied="tie" if tie else "untie" if untie else "auto",
-            onto="dequantised" if onto == "dequantised" else "original",
+            onto=onto,  # type: ignore[arg-type]
             overwrite=overwrite,
             findings=findings,
             command=command(),
         )
 
-    answer(call, json_out, allow)
+    def show(result: Answer) -> str:
+        from lingraft.merge.describe import describe
+
+        return describe(base, result)
+
+    answer(call, json_out, allow, show)
 
 
 @app.command()
@@ -89,9 +97,10 @@ def verify(
     """Prove an adapter's update, a merged model against base + adapters, or a receipt against its weights."""
     if is_recipe(path):
         run_stage("verify", Path(path), overrides, json_out, allow)
+    from lingraft.verify.describe import describe
     from lingraft.verify.run import verify as verify_path
 
-    answer(lambda findings: verify_path(path, base, adapters, findings), json_out, allow)
+    answer(lambda findings: verify_path(path, base, adapters, findings), json_out, allow, describe)
 
 
 @app.command()
@@ -127,7 +136,12 @@ def compare(a: str, b: str, json_out: Json = False, allow: Allow = []) -> None:
 
         return hold(locate(a), locate(b), findings)
 
-    answer(call, json_out, allow)
+    def show(result: Answer) -> str:
+        from lingraft.verify.describe import describe_comparison
+
+        return describe_comparison(a, b, result)
+
+    answer(call, json_out, allow, show)
 
 
 @app.command()

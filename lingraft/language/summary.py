@@ -12,6 +12,8 @@ from lingraft.language.catalogue import Catalogue, shipped
 from lingraft.language.help import cells
 
 GAP = re.compile(r"( {2,})")
+# Stages stand at the beginning of a line; further in, such a word is the name of a folder.
+STAGES = ("vocab", "pretrain", "sft", "prefer", "classify", "merge", "verify", "evaluate", "export", "report")
 
 
 def summary(text: str) -> str:
@@ -25,7 +27,7 @@ def _line(line: str, known: Catalogue) -> str:
     for part in GAP.split(line):
         place += cells(part)
         if part.strip():
-            found += _cell(part, known)
+            found += part if found and part.strip() in STAGES else _cell(part, known)
         else:
             found += " " * max(place - cells(found), 2 if found else 0)
     return found

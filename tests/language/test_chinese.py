@@ -136,6 +136,11 @@ def test_the_note_behind_an_option_is_translated_with_it() -> None:
     assert noted("The folder of runs, or one run.  [default: runs]").endswith("[默认：runs]")
 
 
+def test_a_folder_named_like_a_stage_keeps_its_name() -> None:
+    assert summary("  use next        pretrain").split() == ["接下来使用", "pretrain"]
+    assert summary("pretrain    3.0 s").split()[0] == "继续预训练"
+
+
 def test_a_summary_keeps_names_figures_and_columns() -> None:
     told = summary("vocab           37.0 s  (done before)\ntotal           40.0 s\nmodel: /tmp/my model")
     assert told == "扩充词表        37.0 s  （先前已完成）\n合计            40.0 s\n模型：/tmp/my model"

@@ -1,0 +1,23 @@
+"""Write the answer of `merge` for people: what went into the result, how it can be known again, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def describe(base: str, answer: Mapping[str, Any]) -> str:
+    """Return a `merge` answer as plain text."""
+    lines = [f"{answer['out']}: {' + '.join([base, *(one['adapter'] for one in answer['applied'])])}"]
+    for one in answer["applied"]:
+        parts = [(one["low_rank"], "low-rank changes"), (one["replaced"], "replaced"), (one["rows"], "rows")]
+        did = ", ".join(f"{count:,} {what}" for count, what in parts if count)
+        lines.append(_fact("adapter", f"{one['adapter']}: all {one['tensors']:,} tensors used ({did})"))
+    lines.append(_fact("fingerprint", answer["fingerprint"]))
+    lines.append(_fact("took", f"{answer['seconds']:.1f} s and {answer['peak_memory'] / 1e6:,.0f} MB of memory"))
+    lines.append(_fact("next", f"lingraft verify {answer['out']} --base {base}"))
+    return "\n".join(lines)
+
+
+def _fact(label: str, value: str) -> str:
+    return f"  {label:<16}{value}"
