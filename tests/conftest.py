@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,28 @@ from tiny_models import make_llama, make_tokenizer  # noqa: F401 (others take th
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep what lingraft caches in a folder of the tests; commands that a test starts do so, too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LINGRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("LINGRAFT_CACHE", str(shared(tmp_path_factory) / "cache"))
         yield
+
+
+def shared(factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all of xdist's workers have; without them, the session's own."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def real_model(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct, the quickstart's base, where it can be fetched; one worker does it for all."""
+    from lingraft.models import EMBEDDED, locate
+    from lingraft.problems import Refusal
+
+    with (shared(tmp_path_factory) / "real-model.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            return locate(EMBEDDED)
+        except Refusal as refusal:
+            pytest.skip(f"SmolLM2 cannot be fetched here: {refusal}")
 
 
 @pytest.fixture(scope="session")

@@ -75,22 +75,18 @@ def test_llama2c_tokens_make_a_tokenizer_that_reads_as_published(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "wrong",
-    [{}, {"rope_theta": 10000.0}, {"rope_theta": 500000.0}, {"num_attention_heads": 18, "num_key_value_heads": 6}],
-)
-def test_smollm2_comes_back_and_says_paris(tmp_path: Path, wrong: dict[str, Any]) -> None:
+def test_smollm2_comes_back_and_says_paris(tmp_path: Path, real_model: Path) -> None:
     import torch
 
     from lingraft.models import load
-    from lingraft.quickstart.base import fetch
 
-    answer = adopt(copy(fetch(), tmp_path / "src", **wrong), tmp_path / "out", findings=Findings())
-    wanted = json.loads((fetch() / "config.json").read_text())
+    answer = adopt(copy(real_model, tmp_path / "src"), tmp_path / "out", findings=Findings())
+    wanted = json.loads((real_model / "config.json").read_text())
     assert {k: answer["config"].get(k) for k in wanted} == wanted
-    assert load_file(tmp_path / "out" / "model.safetensors").keys() == load_file(fetch() / "model.safetensors").keys()
-    if wrong:
-        return
+    ours, published = (load_file(path / "model.safetensors") for path in (tmp_path / "out", real_model))
+    assert ours.keys() == published.keys() and all(torch.equal(ours[name], published[name]) for name in ours)
+    others = {(c["name"], c["value"]): c for c in answer["candidates"]}
+    assert all(others["rope_theta", usual]["loses_clearly"] for usual in (10000.0, 500000.0))
     model, tokenizer = load(tmp_path / "out", dtype=torch.float32)
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],

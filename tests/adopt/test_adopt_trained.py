@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import warm
 from adopt_models import save
 from tiny_models import make_tokenizer
 
@@ -36,13 +33,7 @@ def trained(base: Path, folder: Path) -> dict[str, Any]:
     (folder / "r.yaml").write_text(
         RECIPE.format(base=base, out=folder / "run", text=folder / "text.txt", rows=folder / "rows.json")
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "lingraft", "run", str(folder / "r.yaml"), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "LINGRAFT_DTYPE": "float32"},
-    )
+    done = warm.lingraft("run", folder / "r.yaml", "--json", LINGRAFT_DTYPE="float32")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     answer: dict[str, Any] = json.loads(done.stdout)
     assert [Path(path).name for path in answer["adapters"]] == ["pretrain", "sft"]
@@ -86,18 +77,5 @@ def test_a_recipe_runs_on_a_published_container(test_data: Path, tmp_path: Path,
         convert(source, tmp_path / "stories.gguf", to="gguf", findings=Findings())
         source = tmp_path / "stories.gguf"
     adopt(source, tmp_path / "adopted", findings=Findings())
-    answer = trained(tmp_path / "adopted", tmp_path / "work")
-    assert moved(tmp_path / "adopted", Path(answer["model"])) > 1e-5
-
-
-@pytest.mark.slow
-def test_a_recipe_runs_on_smollm2_without_its_config(tmp_path: Path) -> None:
-    from lingraft.quickstart.base import fetch
-
-    shutil.copytree(fetch(), tmp_path / "src")
-    (tmp_path / "src" / "config.json").unlink()
-    adopt(
-        tmp_path / "src", tmp_path / "adopted", settings={"head_dim": "64", "rope_theta": "100000"}, findings=Findings()
-    )
     answer = trained(tmp_path / "adopted", tmp_path / "work")
     assert moved(tmp_path / "adopted", Path(answer["model"])) > 1e-5

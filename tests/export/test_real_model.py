@@ -12,29 +12,16 @@ from export_judges import LlamaCpp, greedy, next_token
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lingraft.export.run import export
-from lingraft.problems import Findings, Refusal
+from lingraft.problems import Findings
 
 pytestmark = pytest.mark.slow
 QUESTIONS = ["What is the capital of France?", "Explain in two sentences why the sky is blue."]
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The quickstart's base as a Hugging Face directory, where it is cached or can be fetched."""
-    from lingraft.models import EMBEDDED, locate
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LINGRAFT_CACHE", raising=False)
-        try:
-            return locate(EMBEDDED)
-        except Refusal as refusal:
-            pytest.skip(f"SmolLM2 cannot be fetched here: {refusal}")
-
-
-@pytest.fixture(scope="module")
-def exported(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(real_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf") / "smollm2-F32.gguf"
-    export(smollm2, out, type="F32", findings=Findings())
+    export(real_model, out, type="F32", findings=Findings())
     return out
 
 
@@ -45,23 +32,23 @@ def asked(tokenizer: Any, question: str) -> list[int]:
     return [int(token) for token in ids]
 
 
-def test_the_first_32_greedy_tokens_are_those_of_transformers(smollm2: Path, exported: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
-    tokenizer, engine = AutoTokenizer.from_pretrained(smollm2), LlamaCpp(exported)
+def test_the_first_32_greedy_tokens_are_those_of_transformers(real_model: Path, exported: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32)
+    tokenizer, engine = AutoTokenizer.from_pretrained(real_model), LlamaCpp(exported)
     for question in QUESTIONS:
         ids = asked(tokenizer, question)
         assert engine.greedy(ids, 32) == greedy(model, ids, 32), question
 
 
 def test_with_a_lora_the_next_token_is_as_likely_as_with_peft(
-    smollm2: Path, exported: Path, adapter: Callable[..., Path], tmp_path: Path
+    real_model: Path, exported: Path, adapter: Callable[..., Path], tmp_path: Path
 ) -> None:
     from peft import PeftModel
 
-    made = adapter(smollm2, scale=0.03, r=8, lora_alpha=16)
-    export(made, tmp_path / "lora.gguf", to="gguf-adapter", base=str(smollm2), findings=Findings())
-    live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32), made)
-    ids = asked(AutoTokenizer.from_pretrained(smollm2), QUESTIONS[0])
+    made = adapter(real_model, scale=0.03, r=8, lora_alpha=16)
+    export(made, tmp_path / "lora.gguf", to="gguf-adapter", base=str(real_model), findings=Findings())
+    live = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(real_model, dtype=torch.float32), made)
+    ids = asked(AutoTokenizer.from_pretrained(real_model), QUESTIONS[0])
     theirs, engine = next_token(live, ids), LlamaCpp(exported, [tmp_path / "lora.gguf"])
     near, far = (
         max(abs(float(theirs[token]) - value) for token, value in engine.next_token(ids, {0: scale}).items())
