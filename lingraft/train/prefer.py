@@ -9,9 +9,8 @@ is the base with the adapters below, without the new one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -96,11 +95,12 @@ def _task(block: Prefer) -> Task:
             args = config(**_own(block, kept), bf16=dtype == torch.bfloat16)
         except (ValueError, TypeError) as error:
             refuse("recipe-invalid", f"prefer.trainer: {str(error).splitlines()[0]}", "mend prefer.trainer")
-        from datasets import Dataset as Table
+        import datasets
 
+        datasets.disable_progress_bars()  # trl's, which would be drawn into log files, too
         assert isinstance(examples.train, Pairs)
         sources: Sequence[Any] = (examples.train, examples.validation)
-        tables = [None if d is None else Table.from_list(list(d.rows)) for d in sources]
+        tables = [None if d is None else datasets.Dataset.from_list(list(d.rows)) for d in sources]
         atomic = type(f"Atomic{kind.__name__}", (Atomic, kind), {})
         scored = {"reward_funcs": functions(block.rewards)[0]} if method == "grpo" else {}
         return atomic(
@@ -138,9 +138,9 @@ def _own(block: Prefer, arguments: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings_of(method: str) -> set[str]:
-    """Return the names of a method's settings, trl's own beside transformers'. Error: `recipe-invalid` without trl."""
-    return {field.name for field in fields(_of_trl(method)[1])}
+def settings_of(method: str) -> dict[str, Any]:
+    """Return a method's settings by name, trl's beside transformers', with types. Error: `recipe-invalid`, no trl."""
+    return get_type_hints(_of_trl(method)[1])
 
 
 def _uncollated(items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
