@@ -19,7 +19,7 @@ import torch
 
 from lingraft.merge.adapter import Adapter
 from lingraft.merge.plan import Plan
-from lingraft.merge.updates import LowRank, LowRankEmbedding
+from lingraft.merge.updates import Dora, LowRank, LowRankEmbedding
 from lingraft.problems import Findings, Refusal
 from lingraft.weights.tensors import Entry, Lazy, Tensor
 
@@ -72,6 +72,35 @@ def correlation(one: Entry, other: Entry) -> tuple[float, int]:
     a, b = a - a.mean(0), b - b.mean(0)
     scale = float(a.norm() * b.norm())
     return (float((a * b).sum()) / scale if scale > 0 else 1.0), a.numel()
+
+
+def check_magnitudes(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:
+    """Warn of `base-mismatch` where DoRA's magnitudes, which begin as the lengths of the base's rows, are unlike them.
+
+    A warning only: what training does to a magnitude has no bound, as a saved row's move has in practice.
+    """
+    doras = {name: u for name, some in made.updates.items() for u in some if isinstance(u, Dora) and u.by_row}
+    pairs = [_lengths(weights.entries[n], doras[n]) for n in _some([n for n in doras if n in weights.entries], weights)]
+    if not pairs:
+        return
+    base, learned = (torch.cat(column) for column in zip(*pairs, strict=True))
+    if (found := _cosine(base, learned)) < 0.02 + SURE / base.numel() ** 0.5:
+        findings.warn(
+            "base-mismatch",
+            f"{adapter.path}: its DoRA magnitudes do not correlate with the lengths of the base's rows ({found:+.3f}; "
+            "those that training started from stay near 1)",
+            "check that this is the base that the adapter was trained on",
+            adapter.path,
+        )
+
+
+def _lengths(below: Entry, dora: Dora) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the first rows' lengths and of their magnitudes, each about its own mean."""
+    rows = min(below.shape[0], ROWS)
+    norms, learned = below.read(0, rows).float().norm(dim=1), dora.magnitude.read(0, None).reshape(-1)[:rows].float()
+    kept = (norms > 0) & (learned > 0)
+    base, mine = norms[kept].log(), learned[kept].log()
+    return base - base.mean(), mine - mine.mean()
 
 
 def check_inside(adapter: Adapter, weights: Lazy, made: Plan, findings: Findings) -> None:

@@ -167,6 +167,7 @@ def merge_one(model: Model, adapter: Adapter, findings: Findings, tied: Tied, ba
     take_out(adapter, weights, made, findings)
     if adapter.lineage is None:
         evidence.check_rows(adapter, weights, made, findings)
+        evidence.check_magnitudes(adapter, weights, made, findings)
         evidence.check_inside(adapter, weights, made, findings)
         evidence.check_named_base(adapter, weights, made, not model.applied, findings)
     _moved(adapter, weights, made, findings)

@@ -148,6 +148,13 @@ def test_another_base_is_refused_where_the_adapters_own_lies_beside_it(base, pla
     assert codes(lambda: run(base(seed=7), plain)) == {"base-mismatch"}
 
 
+@pytest.mark.parametrize("seed, warned", [(0, False), (7, True)])
+def test_magnitudes_that_are_unlike_the_rows_of_the_base_are_warned_of(base, adapter, run, seed, warned):
+    made = adapter(base(), target_modules="all-linear", use_dora=True, scale=0.01)
+    run(base(seed=seed), configure(made, base_model_name_or_path=None))
+    assert [w.code for w in run.findings.warnings] == ["base-mismatch"] * warned
+
+
 def test_one_bit_in_the_copy_of_the_base_is_enough(base, adapter, run):
     made = adapter(base(), target_modules=["q_proj", "embed_tokens"])
     copy = "base_model.model.model.embed_tokens.base_layer.weight"
