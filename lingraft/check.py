@@ -6,6 +6,7 @@ real batch through forward, backward, save and reopen.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from lingraft.data import conversations, text
 from lingraft.data.hub import hub_of
 from lingraft.data.labelled import labelled
 from lingraft.data.preferences import preferences
-from lingraft.models import locate, require_causal
+from lingraft.models import load_tokenizer, locate, require_causal
 from lingraft.pipeline import Run
 from lingraft.plan.run import require_fit
 from lingraft.problems import Findings, Refusal
@@ -52,6 +53,7 @@ def beforehand(recipe: Recipe, findings: Findings, stages: Sequence[str], file: 
     """Refuse what is wrong in the stages to run and can be told at once; return the base's local path."""
     _gather(findings, check_keys, recipe, file)
     _paths(recipe, findings, stages, file)
+    _place(recipe, findings)
     base = _gather(findings, locate, recipe.base)
     if base is not None and recipe.classify is None:
         _gather(findings, require_causal, base)
@@ -86,6 +88,19 @@ def _paths(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path
                 )
 
 
+def _place(recipe: Recipe, findings: Findings) -> None:
+    """The run folder must be one, or able to become one."""
+    out = Path(recipe.out).expanduser().absolute()
+    there = next(p for p in (out, *out.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        findings.problem(
+            "unreadable",
+            f"out: {recipe.out} cannot be written: {there} is a file, or read-only",
+            "choose another `out`",
+            recipe.out,
+        )
+
+
 def _data(stage: str, block: Training, findings: Findings) -> None:
     """Read the rows of a stage, all of them, and of plain text, which has no form to miss, the beginning."""
     names = [resolve(name) for name in data_paths(block) if hub_of(name) is None]
@@ -107,6 +122,10 @@ def _fits(base: Path, block: Any, name: str) -> None:
     from lingraft.train.fit import check_techniques
 
     check_techniques(base, block.techniques, name)
+    if getattr(block, "template", "auto") != "auto":
+        from lingraft.data.templates import resolve as resolve_template
+
+        resolve_template(block.template, load_tokenizer(base))
 
 
 def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lingraft.problems import Problem, Refusal
+from lingraft.problems import Refusal
+from lingraft.sizes import parse_size
 
 SHIPPED = "lingraft:"  # a path that begins so names a file shipped with the package: lingraft:zh.jsonl
 STAGES = ("vocab", "pretrain", "sft", "prefer", "classify", "merge", "verify", "evaluate", "export")
@@ -25,6 +26,38 @@ class Block(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse_technique(item: Any) -> Any:
+    """Turn ``{kind: lora, r: 64}`` into the technique's value, refusing unknown kinds and keys."""
+    from lingraft.train.techniques import TABLE
+
+    if isinstance(item, str):
+        item = {"kind": item}
+    if isinstance(item, BaseModel):
+        return item
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{item!r} is no technique: write its name, or {{kind: lora, r: 64}}")
+    kind = item.get("kind")
+    target = TABLE.get(str(kind), str(kind))
+    if ":" not in target:
+        near = difflib.get_close_matches(str(kind), TABLE, 1)
+        raise ValueError(
+            f"kind: {kind!r} is not a technique"
+            + (f"; did you mean {near[0]!r}?" if near else ".")
+            + f" Known: {', '.join(sorted(TABLE))}; your own is `package.module:Class`"
+        )
+    module, _, name = target.partition(":")
+    try:
+        technique = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"kind: {kind!r} cannot be imported: {error}") from error
+    if not hasattr(technique, "model_validate"):
+        raise ValueError(f"kind: {kind!r} is no technique: a class of pydantic's with the three hooks is due")
+    return technique.model_validate(dict(item))
+
+
+Technique = Annotated[Any, BeforeValidator(parse_technique)]
 
 
 class Mixed(Block):
@@ -43,6 +76,13 @@ class Vocab(Block):
     unite: str | None = None
     all_pieces: bool = False
 
+    @field_validator("size")
+    @classmethod
+    def _at_least_one(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"{value} new pieces are none: write how many to add, or auto")
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> Vocab:
         if (self.corpus is None) == (self.unite is None):
@@ -60,6 +100,13 @@ class Data(Block):
     length: int = Field(512, ge=8)
     validation: float | str | None = None  # a share of the rows, or a path
 
+    @field_validator("validation")
+    @classmethod
+    def _share_or_path(cls, value: float | str | None) -> float | str | None:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(f"{value:g} is no share of the rows: write one between 0 and 1, such as 0.02, or a path")
+        return value
+
     @model_validator(mode="after")
     def _one_source(self) -> Data:
         if (self.data is None) == (self.mix is None):
@@ -70,16 +117,11 @@ class Data(Block):
 class Training(Data):
     """A training stage: data, techniques, and what goes to transformers.TrainingArguments as it is."""
 
-    techniques: list[Any] = Field(default_factory=lambda: [{"kind": "lora"}], validate_default=True)
+    techniques: list[Technique] = Field(default_factory=lambda: [{"kind": "lora"}], validate_default=True)
     trainer: dict[str, Any] = {}
     minutes: float | None = Field(None, gt=0)  # scale the number of steps to this time, by measured speed
     continue_: str | None = Field(None, alias="continue")
     samples: int = Field(2, ge=0)  # validation prompts answered, and written down, at each evaluation
-
-    @field_validator("techniques")
-    @classmethod
-    def _known(cls, value: list[Any]) -> list[Any]:
-        return [parse_technique(item) for item in value]
 
     @model_validator(mode="after")
     def _one_result(self) -> Training:
@@ -140,10 +182,16 @@ class Classify(Training):
 class Merge(Block):
     """How the adapters go into the base."""
 
-    dtype: str = "keep"
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep"
     shard_size: str = "5GB"
     onto: Literal["original", "dequantised"] = "original"
     tied: Literal["auto", "tie", "untie"] = "auto"
+
+    @field_validator("shard_size")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        parse_size(value)
+        return value
 
 
 class Evaluate(Block):
@@ -196,8 +244,8 @@ class Recipe(Block):
     """Everything one run needs; `base` of a stage is the output of the one before."""
 
     name: str = Field(pattern=r"^[\w.\-]+$")
-    base: str
-    out: str
+    base: str = Field(min_length=1)
+    out: str = Field(min_length=1)
     seed: int = 42
     vocab: Vocab | None = None
     pretrain: Pretrain | None = None
@@ -208,6 +256,19 @@ class Recipe(Block):
     evaluate: Evaluate | None = None
     export: list[Export] = []
     distributed: Distributed | None = None
+
+    @field_validator("vocab", "pretrain", "sft", "prefer", "classify", "evaluate", "distributed", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("this block is empty: fill it in, or remove the key")
+        return value
+
+    @model_validator(mode="after")
+    def _something(self) -> Recipe:
+        if not (self.export or any(getattr(self, name) for name in (*STAGES[:5], "evaluate"))):
+            raise ValueError(f"nothing to do: add a block, one or more of {', '.join(STAGES[:5])}, evaluate, export")
+        return self
 
     @model_validator(mode="after")
     def _chain(self) -> Recipe:
@@ -229,38 +290,14 @@ def _leaves(technique: Any) -> str:
     return str(getattr(technique, "leaves", "nothing"))
 
 
-def parse_technique(item: Any) -> Any:
-    """Turn ``{kind: lora, r: 64}`` into the technique's value, refusing unknown kinds and keys."""
-    from lingraft.train.techniques import TABLE
-
-    if isinstance(item, str):
-        item = {"kind": item}
-    if not isinstance(item, Mapping):
-        return item
-    kind = item.get("kind")
-    target = TABLE.get(str(kind), str(kind))
-    if ":" not in target:
-        near = difflib.get_close_matches(str(kind), TABLE, 1)
-        raise ValueError(
-            f"kind: {kind!r} is not a technique"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-            + f" Known: {', '.join(sorted(TABLE))}; your own is `package.module:Class`"
-        )
-    module, _, name = target.partition(":")
-    try:
-        technique = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"kind: {kind!r} cannot be imported: {error}") from error
-    return technique.model_validate(dict(item))
-
-
 def parse(raw: Mapping[str, Any], path: Path | None = None) -> Recipe:
     """Check a recipe's keys and values; every problem is told with its path in the recipe."""
     try:
-        recipe = Recipe.model_validate(raw)
+        return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise Refusal(*(_problem(item, path) for item in error.errors())) from None
-    return recipe
+        from lingraft.recipe_wrong import problems
+
+        raise Refusal(*problems(error, raw, Recipe, path)) from None
 
 
 def resolve(path: str) -> Path:
@@ -268,35 +305,3 @@ def resolve(path: str) -> Path:
     if path.startswith(SHIPPED):
         return Path(__file__).parent / "text" / path.removeprefix(SHIPPED)
     return Path(path).expanduser()
-
-
-def _problem(item: Mapping[str, Any], path: Path | None) -> Problem:
-    where = ".".join(str(part) for part in item["loc"]) or "recipe"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        known = _siblings(item["loc"])
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
-        trainer = "; transformers' own settings (num_train_epochs, max_steps …) stand under `trainer:`"
-        message = "unknown key" + (f"; did you mean {near[0]!r}?" if near else trainer if "trainer" in known else "")
-    if item["type"] == "missing":
-        message = "this key is missing"
-    return Problem(
-        "recipe-invalid", f"{where}: {message}", f"mend {where} in the recipe", None if path is None else str(path)
-    )
-
-
-def _siblings(loc: tuple[Any, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in loc[:-1]:
-        info = getattr(model, "model_fields", {}).get(part)
-        models = (
-            [
-                m
-                for m in getattr(info.annotation, "__args__", (info.annotation,))
-                if isinstance(m, type) and issubclass(m, BaseModel)
-            ]
-            if info is not None
-            else []
-        )
-        model = models[0] if models else None
-    return list(getattr(model, "model_fields", {}))

@@ -71,10 +71,17 @@ def _override(raw: dict[str, Any], item: str, path: Path) -> None:
         )
         if not isinstance(here, dict | list):
             refuse("recipe-invalid", f"--set {key}: {parent!r} is not a block of {path}", "check the path", path)
-    parsed = yaml.load(value, Loader=_Loader)
+    try:
+        parsed = yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError as error:
+        refuse(
+            "recipe-invalid", f"--set {item!r} is not readable YAML: {' '.join(str(error).split())}", "mend it", path
+        )
     if isinstance(here, list):
         if not last.isdigit() or int(last) >= len(here):
             refuse("recipe-invalid", f"--set {key}: the list has {len(here)} items", "check the number", path)
         here[int(last)] = parsed
+    elif parsed is None and here is raw:
+        raw.pop(last, None)  # --set evaluate=null drops a block
     else:
         here[last] = parsed

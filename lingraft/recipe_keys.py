@@ -1,14 +1,13 @@
-"""What of a recipe only the libraries can tell: keys of a `trainer:` block, trackers, validation, export targets."""
+"""What of a recipe only the libraries and the files can tell, asked before a run: trainer blocks, cleaning steps,
+rewards, starts of new rows, tasks, export targets, and validation where it is due."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lingraft.problems import Findings, Refusal
 from lingraft.recipe import Recipe, Training
+from lingraft.recipe_trainer import check_trainer
 
 
 def check_keys(recipe: Recipe, path: Path | None = None) -> None:
@@ -20,10 +19,12 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
     for stage in ("pretrain", "sft", "prefer", "classify"):
         block = getattr(recipe, stage)
         if block is not None:
-            _check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
+            check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
             _check_steps(block, stage, findings)
     _check_rewards(recipe, findings, path)
+    _check_vocab(recipe, findings)
+    _check_tasks(recipe, findings)
     _check_exports(recipe, findings, path)
     findings.settle()
 
@@ -56,6 +57,28 @@ def _check_rewards(recipe: Recipe, findings: Findings, path: Path | None) -> Non
             )
 
 
+def _check_vocab(recipe: Recipe, findings: Findings) -> None:
+    if recipe.vocab is not None:
+        from lingraft.vocab.rows import start_of
+
+        try:
+            start_of(recipe.vocab.init)
+        except Refusal as refusal:
+            findings.absorb(refusal)
+
+
+def _check_tasks(recipe: Recipe, findings: Findings) -> None:
+    """The questions of local tasks are read as the evaluation will read them, long before it begins."""
+    block = recipe.evaluate
+    if block is not None and block.tasks:
+        from lingraft.evaluate.tasks import parse_all
+
+        try:
+            parse_all(block.tasks, block.limit, block.shots)
+        except Refusal as refusal:
+            findings.absorb(refusal)
+
+
 def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> None:
     for number, item in enumerate(recipe.export):
         from lingraft.export.run import check
@@ -67,48 +90,11 @@ def _check_exports(recipe: Recipe, findings: Findings, path: Path | None) -> Non
                 findings.problem("recipe-invalid", f"export.{number}: {p.message}", p.remedy, path)
 
 
-def _check_trainer(
-    trainer: Mapping[str, Any], stage: str, findings: Findings, path: Path | None, method: str | None = None
-) -> None:
-    if not trainer:
-        return
-    _check_trackers(trainer, stage, findings)
-    from dataclasses import fields
-
-    from transformers import TrainingArguments
-
-    # warmup_ratio left TrainingArguments in transformers 5, not the recipes that people have; the loop translates it.
-    known = {field.name for field in fields(TrainingArguments)} - {"output_dir"} | {"warmup_ratio"}
-    if method is not None and set(trainer) - known:
-        from lingraft.train.prefer import settings_of
-
-        known |= settings_of(method)
-    for key in trainer:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            findings.problem(
-                "recipe-invalid",
-                f"{stage}.trainer.{key}: transformers.TrainingArguments has no such argument{hint}",
-                f"mend {stage}.trainer.{key} in the recipe",
-                path,
-            )
-
-
-def _check_trackers(trainer: Mapping[str, Any], stage: str, findings: Findings) -> None:
-    from lingraft.train import trackers
-
-    try:
-        trackers.require(trainer, stage)
-    except Refusal as refusal:
-        findings.absorb(refusal)
-
-
 def _check_techniques(block: Training, stage: str, findings: Findings, path: Path | None) -> None:
     needs = [t.kind for t in block.techniques if getattr(t, "needs_validation", False)]
     best = ("load_best_model_at_end", "metric_for_best_model")
     needs += [f"trainer.{key}" for key in best if block.trainer.get(key)]
-    if str(block.trainer.get("eval_strategy", "no")) != "no":
+    if block.trainer.get("eval_strategy", "no") not in ("no", False):
         needs.append("trainer.eval_strategy")
     best_kept = [name for name in needs if name != "trainer.eval_strategy"]
     if best_kept and any(t.kind == "average" for t in block.techniques):

@@ -72,3 +72,13 @@ def test_a_run_refuses_targets_that_a_later_stage_does_not_find(recipe: Path) ->
         run(parse(raw), Findings())
     assert "no_such_layer" in told(error)[0][1]
     assert not (recipe.parent / "run" / "pretrain").exists()
+
+
+def test_a_template_and_a_run_folder_that_cannot_be_are_refused_at_once(recipe: Path) -> None:
+    (recipe.parent / "rows.jsonl").write_text(json.dumps(GOOD), encoding="utf-8")
+    with pytest.raises(Refusal) as error:
+        check(recipe, ("sft.template=nosuch",), False, Findings())
+    assert told(error) == [("recipe-invalid", "template: 'nosuch' is no template")]
+    with pytest.raises(Refusal) as error:
+        check(recipe, (f"out={recipe}/run",), False, Findings())
+    assert told(error)[0][0] == "unreadable"

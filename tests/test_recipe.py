@@ -112,3 +112,64 @@ def test_a_stage_without_techniques_gets_a_checked_lora() -> None:
     assert recipe.pretrain is not None
     assert recipe.pretrain.techniques[0].kind == "lora"
     assert recipe.pretrain.techniques[0].targets == "all-linear"
+
+
+def told(changes: dict[str, object]) -> str:
+    with pytest.raises(Refusal) as error:
+        check_keys(parse({**SMALL, **changes}))
+    return messages(error)
+
+
+def test_every_wrong_technique_is_told_by_its_number() -> None:
+    wrong = told(
+        {"sft": {"data": "d", "techniques": [{"kind": "lora", "rank": 4}, "lroa", None, {"kind": "os:system"}]}}
+    )
+    assert all(f"sft.techniques.{where}" in wrong for where in ("0.rank", "1", "2", "3"))
+
+
+def test_an_empty_block_and_a_recipe_without_any_are_refused() -> None:
+    assert "sft: this block is empty" in told({"sft": None})
+    with pytest.raises(Refusal, match="nothing to do"):
+        parse({"name": "x", "base": "b", "out": "o"})
+
+
+def test_what_yaml_took_for_something_else_is_to_be_put_in_quotes() -> None:
+    assert "name: YAML reads this as False" in told({"name": False})
+    trainer = {"eval_strategy": False}
+    assert "YAML reads this as False" in told({"sft": {"data": "d", "trainer": trainer}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", "fast"),
+        ("max_steps", "two"),
+        ("per_device_train_batch_size", 0),
+        ("lr_scheduler_type", "cosinus"),
+        ("optim", "adamm"),
+        ("warmup_ratio", 2),
+        ("bf16", 3),
+    ],
+)
+def test_a_value_that_transformers_would_not_take_is_refused_before_a_run(key: str, value: object) -> None:
+    assert f"pretrain.trainer.{key}" in told({"pretrain": {"data": "d", "trainer": {key: value}}})
+
+
+def test_values_as_people_write_them_are_taken() -> None:
+    trainer = {"learning_rate": "1e-4", "lr_scheduler_type": "wsd", "eval_steps": None, "warmup_steps": 0.1}
+    check_keys(parse({**SMALL, "pretrain": {"data": "d", "trainer": trainer}}))
+
+
+def test_what_the_last_stages_would_refuse_is_refused_first() -> None:
+    wrong = told({"merge": {"dtype": "float17", "shard_size": "5XB"}, "sft": {"data": "d", "validation": 1.5}})
+    assert all(key in wrong for key in ("merge.dtype", "merge.shard_size", "sft.validation"))
+    assert "'nonsense' is not a start" in told({"vocab": {"corpus": "c", "init": "nonsense"}})
+    with pytest.raises(Refusal, match="nowhere does not exist"):
+        check_keys(parse({**SMALL, "evaluate": {"tasks": ["ceval=/nowhere"]}}))
+
+
+def test_set_drops_a_block_and_refuses_what_is_no_yaml(tmp_path: Path) -> None:
+    file = write(tmp_path / "r.yaml", "name: x\nbase: b\nout: o\nsft: {data: d.json}\nevaluate: {text: t.txt}")
+    assert load(file, ("evaluate=null",)).evaluate is None
+    with pytest.raises(Refusal, match="not readable YAML"):
+        load(file, ("sft.length=[",))

@@ -18,7 +18,7 @@ from lingraft.evaluate.exams import Subject, read_exam
 from lingraft.evaluate.harness import Exam, Pair, score_exam, score_published
 from lingraft.evaluate.outcomes import Result
 from lingraft.evaluate.written import is_written, read_written, score_written
-from lingraft.problems import refuse
+from lingraft.problems import Findings, Refusal, refuse
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,14 @@ def parse(text: str, limit: int | None, shots: int = 0) -> Task:
 
 
 def parse_all(texts: Sequence[str], limit: int | None, shots: int = 0) -> list[Task]:
-    """Read every task. Error: `data-invalid`, also where two would answer under one name."""
-    found = [parse(text, limit, shots) for text in texts]
+    """Read every task. Errors: those of `parse`, all at once, and `data-invalid` where two have one name."""
+    findings, found = Findings(), []
+    for text in texts:
+        try:
+            found.append(parse(text, limit, shots))
+        except Refusal as refusal:
+            findings.absorb(refusal)
+    findings.settle()
     names = [task.name for task in found]
     if twice := next((name for name in names if names.count(name) > 1), None):
         refuse("data-invalid", f"--tasks names {twice} twice", "give each its own name: NAME=PATH takes any name")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 HOME = Path(__file__).parent / "zh"
 HOLE = re.compile(r"\{\d+\}")
+KEY = re.compile(r"[\w.\-]+")
 DEPTH = 5  # sentences inside sentences
 SHORT = 8  # letters of literal text; with fewer, a template fits too much
 
@@ -45,6 +46,10 @@ class Catalogue:
             told = [self._inner(value, depth) for value in values]
             if sum(map(len, parts)) >= self.short or not _left(values, told):
                 return _filled(self.entries[template], told)
+        key, colon, reason = text.partition(": ")
+        if colon and KEY.fullmatch(key):  # sft.length: what is wrong there
+            there = self.translate(reason, depth - 1)
+            return text if there == reason else f"{key}：{there}"
         return text
 
     def _inner(self, value: str, depth: int) -> str:

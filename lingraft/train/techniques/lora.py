@@ -7,13 +7,15 @@ the weights and trains beside what is left of them: Meng et al. 2024, arXiv:2404
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingraft.problems import refuse
+from lingraft.problems import Findings, Refusal, refuse
 from lingraft.train.techniques import Leaves, Setting, Tuning
 from lingraft.train.techniques.targets import ALL, resolve, wrapped_by_peft
 
@@ -87,8 +89,14 @@ class Lora(BaseModel):
 
     def fits(self, model: nn.Module) -> None:
         """Refuse (`recipe-invalid`) targets and modules that this model has not."""
-        resolve(model, self.targets)
-        self._saved(model)
+        found = Findings()
+        looks: tuple[Callable[[], Any], ...] = (partial(resolve, model, self.targets), partial(self._saved, model))
+        for look in looks:
+            try:
+                look()
+            except Refusal as refusal:
+                found.absorb(refusal)
+        found.settle()
 
     def _saved(self, model: nn.Module) -> list[str]:
         names = [name for name, _ in model.named_modules()]
