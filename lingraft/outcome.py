@@ -5,13 +5,13 @@ The command line and the studio's page call the same functions in the same way, 
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lingraft.language import told
+from lingraft.output import FULL
 from lingraft.problems import Code, Findings, Problem, Refusal
 
 
@@ -68,11 +68,8 @@ def attempt(call: Callable[[Findings], dict[str, Any]], allow: frozenset[str] = 
 def of_os(error: OSError) -> Problem:
     """Turn what the operating system refused into a problem."""
     path = None if error.filename is None else str(error.filename)
-    code: Code = (
-        "no-space"
-        if error.errno == errno.ENOSPC
-        else "not-found"
-        if isinstance(error, FileNotFoundError)
-        else "unreadable"
-    )
-    return Problem(code, f"{path or 'a file'}: {error.strerror or error}", "check the path and its permissions", path)
+    said = f"{path or 'a file'}: {error.strerror or error}"
+    if error.errno in FULL:
+        return Problem("no-space", said, "free some space, or write to another disk", path)
+    code: Code = "not-found" if isinstance(error, FileNotFoundError) else "unreadable"
+    return Problem(code, said, "check the path and its permissions", path)

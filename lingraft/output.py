@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lingraft.problems import refuse
+
+# A full disk, a file that may not grow further, an exhausted quota (Windows has no name for the last).
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def check_free(out: Path, overwrite: bool) -> None:
@@ -113,12 +117,10 @@ def _alive(pid: int) -> bool:
 
 
 def _explain(error: OSError, out: Path) -> None:
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         refuse(
             "no-space",
-            f"the disk filled up while {out} was written; nothing was left behind",
+            f"no room to write {out} to its end ({error.strerror}); nothing was left behind",
             "free some space, or choose an --out on another disk",
             out,
         )

@@ -113,6 +113,19 @@ def test_a_full_disk_is_refused_before_anything_is_written(base, adapter, run, m
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_may_not_grow_is_told_as_a_full_disk_is(base, adapter, run, tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of files are Unix's")
+    made = adapter(base(), **ALL)
+    before = sorted(tmp_path.iterdir())
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, old[1]))
+    try:
+        found = codes(lambda: run(base(), made))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert found == {"no-space"} and sorted(tmp_path.iterdir()) == before
+
+
 def test_a_write_that_fails_leaves_nothing_behind(base, adapter, run, monkeypatch, tmp_path):
     import errno
 
