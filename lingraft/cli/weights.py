@@ -38,7 +38,7 @@ def merge(
     untie: Annotated[bool, typer.Option("--untie", help="Write the head as it ran, untied.")] = False,
     tie: Annotated[bool, typer.Option("--tie", help="Keep embedding and head one tensor.")] = False,
     onto: Annotated[
-        str, typer.Option("--onto", help="original, dequantised, or how it was loaded: nf4, int8 …")
+        str, typer.Option("--onto", help="A QLoRA's base: original, dequantised, nf4, int8 …")
     ] = "original",
     overwrite: Overwrite = False,
     overrides: Set = [],

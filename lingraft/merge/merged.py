@@ -5,7 +5,7 @@ Nothing is written, so the result can be fingerprinted, verified or exported as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from pathlib import Path
@@ -20,13 +20,13 @@ from lingraft.merge.ends import Ends, Tied
 from lingraft.merge.heads import apply_head, class_of
 from lingraft.merge.initial import take_out
 from lingraft.merge.plan import Plan, plan
-from lingraft.merge.quantised import Quantisation
 from lingraft.merge.updates import apply, rounded
 from lingraft.problems import Findings, Refusal, refuse
 from lingraft.weights.hf import dtype_of
-from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, header
+from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Tensor, Weights, header
 
-Onto = Literal["original", "dequantised"]
+Onto = Literal["original", "dequantised", "nf4", "nf4-double", "fp4", "fp4-double", "int8"]
+Seen = tuple[Adapter, Mapping[str, Any]]  # an adapter, and how the model below it was quantised in training
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Merged:
     fingerprints: tuple[str, ...]
     inside: order.Inside
     untied: bool
-    quantisation: dict[str, Any] | None = None
+    quantisation: Callable[[Weights], dict[str, Any]] | None = None  # of the weights as they are stored
 
     def cast(self, dtype: torch.dtype | None) -> Lazy:
         """Return the tensors in the dtype to store (None: the base's), every block checked for NaN and overflow."""
@@ -96,42 +96,51 @@ def _decide(base: Checkpoint, adapters: Sequence[Adapter], findings: Findings, t
     dtypes = {name: entry.dtype for name, entry in weights.entries.items()}
     start = Model(weights, base.config, model_ends.find(weights, base.config), dtypes=dtypes)
     vocabulary.check_base(base.path, base.config, weights, start.ends, findings)
-    last = _last_quantised(adapters, onto, findings)
+    last = _last_quantised(adapters, onto, dtype_of(base.tensors), findings)
 
     def step(below: Model, adapter: Adapter) -> Model:
-        if onto == "dequantised" and last is not None and adapter is last[0]:
-            below = replace(below, weights=quantised.dequantised(below.weights, last[1]))
+        if onto != "original" and last is not None and adapter is last[0]:
+            below = replace(below, weights=quantised.dequantised(below.weights, quantised.parse(last[1])))
         return merge_one(below, adapter, findings, tied, base.path)
 
     model = reduce(step, adapters, start)
     if len(adapters) > 1 and not any(a.lineage for a in adapters):
         evidence.check_steps(adapters, model.plans, weights, findings)
     findings.settle()
-    checkpoint = _finish(base, model, adapters)
-    told = None if last is None else _quantisation(last, adapters, start, model, checkpoint, onto)
-    return Merged(checkpoint, model, tuple(fingerprints), known, start.ends.tied and not model.ends.tied, told)
+    told = None if last is None else partial(_quantisation, last, adapters, start, model, onto)
+    untied = start.ends.tied and not model.ends.tied
+    return Merged(_finish(base, model, adapters), model, tuple(fingerprints), known, untied, told)
 
 
-def _last_quantised(adapters: Sequence[Adapter], onto: Onto, findings: Findings) -> tuple[Adapter, Quantisation] | None:
+def _last_quantised(adapters: Sequence[Adapter], onto: Onto, dtype: torch.dtype, findings: Findings) -> Seen | None:
     """Return the last adapter that was trained on a quantised model: what lay below it is what was quantised."""
-    seen = [(a, quantised.parse(a.lineage.quantisation)) for a in adapters if a.lineage and a.lineage.quantisation]
-    if onto == "dequantised" and not seen:
+    seen = [(a, a.lineage.quantisation) for a in adapters if a.lineage and a.lineage.quantisation]
+    if onto in quantised.SAID and seen:
+        findings.problem(
+            "config-mismatch",
+            f"--onto {onto}: {seen[-1][0].path} says itself what it saw: {dict(seen[-1][1])}",
+            "write --onto dequantised",
+            seen[-1][0].path,
+        )
+    elif onto in quantised.SAID:
+        return adapters[-1], quantised.said(onto, dtype)
+    elif onto == "dequantised" and not seen:
         findings.problem(
             "config-mismatch",
             "--onto dequantised: no adapter says that it was trained on a quantised base",
-            "leave --onto out; only an adapter with a lingraft.json can say so",
+            f"say how the base was loaded: --onto {', '.join(quantised.SAID)}; or leave --onto out",
             adapters[-1].path,
         )
     return seen[-1] if seen else None
 
 
 def _quantisation(
-    last: tuple[Adapter, Quantisation],
+    last: Seen,
     adapters: Sequence[Adapter],
     start: Model,
     model: Model,
-    checkpoint: Checkpoint,
     onto: Onto,
+    stored: Weights,
 ) -> dict[str, Any]:
     """Tell the receipt which base the adapter saw, which one it was merged onto, and the error of either choice."""
     position = next(i for i, adapter in enumerate(adapters) if adapter is last[0])
@@ -142,12 +151,10 @@ def _quantisation(
         return weights
 
     below = put(model.plans[:position], start.weights)
-    found = quantised.errors(
-        below, last[1], partial(put, model.plans[position:]), lambda name: header(checkpoint.tensors, name).dtype
-    )
-    lineage = last[0].lineage
+    above = partial(put, model.plans[position:])
+    found = quantised.errors(below, quantised.parse(last[1]), above, lambda name: header(stored, name).dtype)
     return {
-        "seen": dict(lineage.quantisation or {}) if lineage else {},
+        "seen": dict(last[1]),
         "by": str(last[0].path),
         "onto": onto,
         "errors": found.as_json(),

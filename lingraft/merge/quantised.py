@@ -22,6 +22,8 @@ from lingraft.weights.tensors import Entry, Lazy, Tensor
 LAYER = re.compile(r"\.\d+\..*\.weight$")
 METHODS = {"nf4": "nf4", "fp4": "fp4", "int8": "int8", "4bit": "nf4", "8bit": "int8"}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# `--onto` for an adapter that does not say what it saw: peft keeps no note of it.
+SAID = ("nf4", "nf4-double", "fp4", "fp4-double", "int8")
 SAMPLE = 8  # matrices whose error is measured
 
 
@@ -53,6 +55,12 @@ def parse(value: Mapping[str, Any]) -> Quantisation:
         )
     dtype = DTYPES.get(str(value.get("dtype", "bfloat16")).removeprefix("torch."), torch.bfloat16)
     return Quantisation(method, bool(value.get("double", True)), dtype, frozenset(map(str, value.get("modules") or ())))
+
+
+def said(onto: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what a word of `SAID` says, in the form of a lineage; the model was loaded in the base's dtype."""
+    method, _, double = onto.partition("-")
+    return {"method": method, "double": bool(double), "dtype": str(dtype).removeprefix("torch.")}
 
 
 @dataclass

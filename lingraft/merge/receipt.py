@@ -13,6 +13,7 @@ from lingraft.merge.lineage import versions
 from lingraft.merge.merged import Merged
 from lingraft.problems import Findings
 from lingraft.weights.fingerprint import Listing
+from lingraft.weights.tensors import Weights
 
 FILE = "manifest.json"
 SCHEMA = 1
@@ -31,6 +32,7 @@ def manifest(
     adapters: Sequence[Adapter],
     base: Path,
     base_fingerprint: str,
+    stored: Weights,
     written: Listing,
     choices: Mapping[str, Any],
     command: Sequence[str],
@@ -56,7 +58,7 @@ def manifest(
             "files": [str(file) for file in decided.checkpoint.side_files],
         },
         "choices": dict(choices),
-        "quantisation": decided.quantisation,
+        "quantisation": decided.quantisation(stored) if decided.quantisation else None,
         "versions": versions(),
         "command": list(command),
         "seconds": cost.seconds,

@@ -75,7 +75,9 @@ def merge(
             _check_base(base, decided, read, base_digest.result(), findings)
             cost = Cost(round(time.monotonic() - started, 3), peak.bytes)
             choices = {"dtype": dtype, "shard_size": shard_size, "to": to, "tied": tied, "onto": onto}
-            told = manifest(decided, read, base, base_digest.result(), written, choices, command, cost, findings)
+            told = manifest(
+                decided, read, base, base_digest.result(), result.tensors, written, choices, command, cost, findings
+            )
             if partial.is_dir():
                 write_json(partial / FILE, told)
     if out.is_file():

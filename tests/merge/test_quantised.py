@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from merge_models import codes, load_model, move
+from merge_models import codes, load_model, move, same
 
 from lingraft.merge.lineage import Lineage, write_lineage
 from lingraft.merge.quantised import Quantisation, parse, round_trip
@@ -102,3 +102,38 @@ def test_embedding_head_and_norms_are_never_quantised(base):
     entries = open_checkpoint(base()).tensors.entries
     covered = {n for n, e in entries.items() if Quantisation("nf4").covers(n, e)}
     assert all("proj" in name for name in covered) and len(covered) == 14
+
+
+SETTINGS = {
+    "nf4-double": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "fp4": {"load_in_4bit": True},
+    "int8": {"load_in_8bit": True},
+}
+
+
+@pytest.mark.parametrize("onto", SETTINGS)
+def test_where_the_adapter_does_not_say_what_it_saw_the_user_does(base, adapter, run, onto):
+    import peft
+    import transformers
+
+    below = base(dtype=torch.bfloat16)
+    how = transformers.BitsAndBytesConfig(**SETTINGS[onto])
+    made = adapter(below, target_modules="all-linear")
+    seen = transformers.AutoModelForCausalLM.from_pretrained(
+        below, quantization_config=how, dtype=torch.bfloat16, device_map="cpu"
+    )
+    theirs = peft.PeftModel.from_pretrained(seen.dequantize().float(), made).merge_and_unload().state_dict()
+    ours = load_model(run(below, made, onto=onto, dtype="float32")).state_dict()
+    assert same(ours, theirs)
+    told = json.loads((run(below, made, onto=onto, dtype="float32", out="two") / "manifest.json").read_text())
+    original = load_model(run(below, made, dtype="float32", out="original")).state_dict()
+    matrices = [n for n, t in theirs.items() if ".layers." in n and t.dim() == 2]
+    far = sum((original[n] - theirs[n]).square().sum() for n in matrices) / sum(
+        theirs[n].square().sum() for n in matrices
+    )
+    errors = told["quantisation"]["errors"]
+    assert errors["dequantised"] == 0.0 and abs(errors["original"] / far.sqrt().item() - 1) < 0.05  # of a sample
+
+
+def test_the_user_does_not_overrule_what_the_adapter_says(base, quantised, run):
+    assert codes(lambda: run(base(), quantised[2], onto="int8")) == {"config-mismatch"}
