@@ -33,6 +33,8 @@ def test_wrong_usage_is_exit_2() -> None:
     assert lingraft("nonsense").returncode == 2
     assert lingraft("inspect").returncode == 2
     assert lingraft("inspect", "x", "--allow", "no-such-code").returncode == 2
+    unknown = lingraft("plan", "x", "--hardware", "abacus")
+    assert unknown.returncode == 2 and "RTX 4090" in unknown.stderr
 
 
 @pytest.mark.parametrize("adapters", [["a,b"], ["(a,", "b)"], ["a,", "b"]])

@@ -34,16 +34,20 @@ def plan(
     allow: Allow = [],
 ) -> None:
     """Say what full, LoRA and QLoRA training would take, part by part, which fit, and which to choose."""
+    if hardware is not None or memory is not None:
+        from lingraft.plan.hardware import check
+
+        try:
+            check(hardware, memory)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
 
     def call(findings: Findings) -> Answer:
         from lingraft.plan.run import plan as weigh
         from lingraft.recipe_file import load
 
         recipe = load(Path(model), tuple(overrides)) if is_recipe(model) else None
-        try:
-            return weigh(model, recipe=recipe, hardware=hardware, memory=memory, length=length, findings=findings)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+        return weigh(model, recipe=recipe, hardware=hardware, memory=memory, length=length, findings=findings)
 
     def show(result: Answer) -> str:
         from lingraft.plan.show import table

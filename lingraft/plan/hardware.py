@@ -103,6 +103,14 @@ def find(name: str | None, memory: str | None, dtype: torch.dtype | None = None)
     return found if memory is None else replace(found, memory=parse_size(memory, bare="G"))
 
 
+def check(name: str | None, memory: str | None) -> None:
+    """Raise ValueError for a name or a size that `find` would not take, without measuring anything."""
+    if name is not None and name.lower() != "cpu":
+        _card(name)
+    if memory is not None:
+        parse_size(memory, bare="G")
+
+
 def this_cpu(dtype: torch.dtype | None = None) -> Hardware:
     """Measure this machine in the type that training would use here (or ``dtype``)."""
     from lingraft.models import fastest_dtype
@@ -133,7 +141,7 @@ def _card(name: str) -> Hardware:
     known = {re.sub(r"[^a-z0-9]", "", n.lower()): n for n in _CARDS}
     key = known.get(wanted) or _ALIASES.get(wanted) or known.get(f"rtx{wanted}")
     if key is None:
-        raise ValueError(f"{name!r} is not a known card; known are cpu, {', '.join(_CARDS)}")
+        raise ValueError(f"{name!r} is not a known card; known are cpu, {', '.join(_CARDS)}; or give --memory 24GB")
     size, tera, speed, dtype = _CARDS[key]
     return Hardware(
         key, size * GB, tera * 1e12 * PEAK_SHARE, speed * 1e9 * BANDWIDTH_SHARE, dtype, False, _CARD_SLACK, _CARD_BASE
