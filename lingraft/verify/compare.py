@@ -67,7 +67,7 @@ def compare(a: Path, b: Path, findings: Findings) -> dict[str, Any]:
             "merged-differs",
             f"{a} and {b} differ: {len(found.different)} tensors have other values, "
             f"{len(found.only_in_a)} are only in the first, {len(found.only_in_b)} only in the second",
-            "see `different`, `only_in_a` and `only_in_b`",
+            "--json lists every tensor (`different`, `only_in_a`, `only_in_b`)",
             b,
             first[0],
         )
