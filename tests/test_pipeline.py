@@ -6,12 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import killed
 import pytest
 import torch
+import warm
 
 RECIPE = """
 name: tiny
@@ -22,7 +23,7 @@ pretrain:
   data: "lingraft:zh-heldout.jsonl"
   length: 128
   techniques: [{{kind: lora, r: 4, rows: new}}]
-  trainer: {{max_steps: {steps}, learning_rate: 1e-2, per_device_train_batch_size: 1, gradient_accumulation_steps: 1,
+  trainer: {{max_steps: 12, learning_rate: 1e-2, per_device_train_batch_size: 1, gradient_accumulation_steps: 1,
             save_strategy: steps, save_steps: 5}}
 sft:
   data: "lingraft:en_instructions.jsonl"
@@ -33,28 +34,30 @@ evaluate: {{text: "lingraft:zh-heldout.jsonl", english: "lingraft:en-heldout.jso
 """
 
 
-def command(recipe: Path) -> list[str]:
-    return [sys.executable, "-m", "lingraft", "run", str(recipe), "--json"]
-
-
 def go(recipe: Path, cache: Path) -> dict[str, Any]:
-    environment = {**os.environ, "LINGRAFT_CACHE": str(cache), "LINGRAFT_DTYPE": "float32"}
-    done = subprocess.run(command(recipe), capture_output=True, text=True, check=False, env=environment)
+    return answered(warm.lingraft("run", recipe, "--json", LINGRAFT_CACHE=str(cache), LINGRAFT_DTYPE="float32"))
+
+
+def answered(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def write(folder: Path, base: Path, steps: int = 6) -> Path:
+def write(folder: Path, base: Path) -> Path:
     file = folder / "recipe.yaml"
-    file.write_text(RECIPE.format(base=base, out=folder / "run", steps=steps), encoding="utf-8")
+    file.write_text(RECIPE.format(base=base, out=folder / "run"), encoding="utf-8")
     return file
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> dict[str, Any]:
+    """A run that a shell starts; the others start warm."""
     folder = tmp_path_factory.mktemp("pipeline")
-    return {**go(write(folder, tiny_llama), folder / "cache"), "folder": folder}
+    command = [sys.executable, "-m", "lingraft", "run", str(write(folder, tiny_llama)), "--json"]
+    environment = {**os.environ, "LINGRAFT_CACHE": str(folder / "cache"), "LINGRAFT_DTYPE": "float32"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return {**answered(done), "folder": folder}
 
 
 def test_the_answer_is_what_the_contract_says(finished: dict[str, Any]) -> None:
@@ -99,36 +102,29 @@ def test_a_finished_run_is_not_done_again(finished: dict[str, Any]) -> None:
     assert (Path(finished["model"]) / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_run_killed_while_training_goes_on_to_the_same_weights(tmp_path: Path, tiny_llama: Path) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for folder in (whole, cut):
-        folder.mkdir()
-    expected = go(write(whole, tiny_llama, steps=40), tmp_path / "cache")
-    recipe = write(cut, tiny_llama, steps=40)
-    process = subprocess.Popen(
-        command(recipe),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "LINGRAFT_DTYPE": "float32"},
-    )
-    log = cut / "run" / "work" / "pretrain" / "log.jsonl"
-    while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) > 7):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (cut / "run" / "pretrain").exists()
-    resumed = go(recipe, tmp_path / "cache")
+def killed_while_training(recipe: Path) -> None:
+    killed.dies(8)
+    warm.command(["run", str(recipe)])
+
+
+def test_a_run_killed_while_training_goes_on_to_the_same_weights(
+    finished: dict[str, Any], tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write(tmp_path, tiny_llama)
+    monkeypatch.setenv("LINGRAFT_DTYPE", "float32")
+    process = warm.start(killed_while_training, recipe)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "run" / "pretrain").exists()
+    assert (tmp_path / "run" / "work" / "pretrain" / "checkpoints" / "checkpoint-5").is_dir()
+    resumed = go(recipe, finished["folder"] / "cache")
     same = [
         (Path(a) / "adapter_model.safetensors").read_bytes() == (Path(b) / "adapter_model.safetensors").read_bytes()
-        for a, b in zip(expected["adapters"], resumed["adapters"], strict=True)
+        for a, b in zip(finished["adapters"], resumed["adapters"], strict=True)
     ]
     assert same == [True, True]
 
 
 def test_a_stage_alone_asks_for_what_it_needs(tmp_path: Path, tiny_llama: Path) -> None:
-    recipe = write(tmp_path, tiny_llama)
-    done = subprocess.run(
-        [sys.executable, "-m", "lingraft", "sft", str(recipe), "--json"], capture_output=True, text=True, check=False
-    )
+    done = warm.lingraft("sft", write(tmp_path, tiny_llama), "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["code"] == "not-found"

@@ -49,6 +49,14 @@ def lingraft(*words: str | Path, **environment: str) -> CompletedProcess[str]:
     return CompletedProcess(words, process.exitcode or 0, out, told)
 
 
+def command(words: list[str]) -> None:
+    """Be the command, in a process that started warm."""
+    from lingraft.cli import main
+
+    sys.argv = ["lingraft", *words]
+    main()
+
+
 def _with(environment: Mapping[str, str], work: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -56,10 +64,7 @@ def _with(environment: Mapping[str, str], work: Callable[..., object], arguments
 
 
 def _command(words: list[str], environment: Mapping[str, str], written: list[Path]) -> None:
-    from lingraft.cli import main
-
     os.environ.update(environment)
     for path, stream in zip(written, (1, 2), strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-    sys.argv = ["lingraft", *words]
-    main()
+    command(words)

@@ -8,15 +8,16 @@ The models are stored in bfloat16, as published ones are: float32 files would be
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import warm
+from tiny_models import make_tokenizer
 
 STEPS = 2
 
@@ -69,9 +70,6 @@ def make_model(name: str, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    sys.path.insert(0, str(Path(__file__).parent.parent))
-    from tiny_models import make_tokenizer
-
     torch.manual_seed(0)
     values = {"bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 2048, **MODELS[name]}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(values.pop("model_type"), **values))
@@ -80,26 +78,20 @@ def make_model(name: str, folder: Path) -> Path:
     return folder
 
 
-def measure(model: Path, combination: Combination) -> dict[str, float]:
-    """Train in a process of its own; return {"peak": bytes above the imports, "seconds_per_1k_tokens"}."""
-    environment = {**os.environ, "LINGRAFT_DTYPE": combination.dtype, "PYTHONPATH": str(Path.cwd())}
-    command = [sys.executable, __file__, "--child", str(model), json.dumps(asdict(combination))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
-        assert child.stdin
-        assert child.stdout
-        for line in child.stdout:
-            if line.startswith("ready"):
-                break
-        base = peak = _anonymous(child.pid)
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        while child.poll() is None:
-            peak = max(peak, _anonymous(child.pid))
-            time.sleep(0.004)
-        told = [line for line in child.stdout.read().splitlines() if line.startswith("{")]
-    if not told:
-        raise RuntimeError(f"the run of {combination} ended with {child.returncode}")
-    return {"peak": peak - base, **json.loads(told[-1])}
+def measure(model: Path, combination: Combination) -> int:
+    """Train in a process of its own; return the peak in bytes above what the imports took."""
+    here, there = warm.FORKS.Pipe()
+    process = warm.start(_train, model, asdict(combination), there)
+    there.close()
+    assert process.pid and here.recv() == "ready"
+    base = peak = _anonymous(process.pid)
+    here.send("go")
+    while process.is_alive():
+        peak = max(peak, _anonymous(process.pid))
+        time.sleep(0.004)
+    if process.exitcode:
+        raise RuntimeError(f"the run of {combination} ended with {process.exitcode}")
+    return peak - base
 
 
 def planned(model: Path, combination: Combination) -> Any:
@@ -132,7 +124,7 @@ def _anonymous(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
 
 
-def _train(model: Path, combination: dict[str, Any]) -> None:
+def _train(model: Path, combination: dict[str, Any], pipe: Connection) -> None:
     """Train for a few updates on random tokens, saying `ready` once everything is imported."""
     import numpy as np
     import peft  # noqa: F401
@@ -150,8 +142,9 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
 
     tokenizer = load_tokenizer(model)
     torch.nn.functional.linear(torch.ones(8, 8), torch.ones(8, 8))
-    print("ready", flush=True)
-    sys.stdin.readline()
+    os.environ["LINGRAFT_DTYPE"] = combination["dtype"]
+    pipe.send("ready")
+    pipe.recv()
     length, count = combination["length"], 16
     ids = np.random.default_rng(0).integers(3, 390, length * count, dtype=np.int32)
     pieces = [Piece(ids[at : at + length], (1, length)) for at in range(0, len(ids), length)]
@@ -165,9 +158,4 @@ def _train(model: Path, combination: dict[str, Any]) -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         stage = Stage("pretrain", block, model, (), Path(scratch) / "out", Path(scratch) / "work")
-        result = train(stage, Examples(pack_pieces(pieces, tokenizer, length, count), None, tokenizer))
-    print(json.dumps({"seconds_per_1k_tokens": 1000 / result["tokens_per_second"]}), flush=True)
-
-
-if __name__ == "__main__" and sys.argv[1:2] == ["--child"]:
-    _train(Path(sys.argv[2]), json.loads(sys.argv[3]))
+        train(stage, Examples(pack_pieces(pieces, tokenizer, length, count), None, tokenizer))
