@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,20 @@ from lingraft.problems import refuse
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """Refuse an output that exists already (`output-exists`) unless it is empty or may be overwritten."""
+def check_free(out: Path, overwrite: bool, made_from: Iterable[Path] = ()) -> None:
+    """Refuse an output that exists already (`output-exists`) unless it is empty or may be overwritten.
+
+    What the output is made from is never overwritten: neither the folder itself, nor one around it.
+    """
+    there = out.resolve()
+    for path in made_from if out.exists() else ():
+        if there in ((here := path.resolve()), *here.parents):
+            refuse(
+                "output-exists",
+                f"{out} holds {path}, which the result is made from: writing it would delete that",
+                "choose another --out",
+                out,
+            )
     if overwrite or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     refuse(

@@ -52,7 +52,7 @@ def adopt(
     that has to be given by --set; the answer lists its candidates), `missing-shard`, `tokenizer-mismatch`,
     `non-finite`, and what the readers refuse. Nothing is written where anything is refused.
     """
-    check_free(out, overwrite)
+    check_free(out, overwrite, [src])
     text = probe_text(probe)
     source = open_source(src)
     refuse_unreadable(src, source.entries, findings)

@@ -68,7 +68,7 @@ def average(
     """
     started = time.monotonic()
     plan = _plan(len(models), weights, method, base, density, seed)
-    check_free(out, overwrite)
+    check_free(out, overwrite, models if base is None else (*models, base))
     kinds = [adapters.knows(path) for path in models]
     if any(kinds) and not all(kinds):
         refuse(

@@ -76,7 +76,7 @@ def extract(
     """
     if (rank is None) == (energy is None) or (rank is not None and rank < 1) or not 0 < (energy or 1) <= 1:
         refuse("recipe-invalid", f"rank {rank}, energy {energy}", "give --rank R (1 or more) or --energy E (0 to 1)")
-    check_free(out, overwrite)
+    check_free(out, overwrite, (tuned, base))
     above, below = open_base(tuned), open_base(base)
     found = difference(above, below, findings)
     findings.settle()

@@ -57,7 +57,7 @@ def merge(
     """
     started = time.monotonic()
     cast, size, place = dtype_named(dtype), _shard_size(shard_size), _place(to)
-    check_free(out, overwrite)
+    check_free(out, overwrite, (base, *adapters))
     checkpoint = open_base(base)
     read = [read_adapter(path, findings) for path in adapters]
     with Peak() as peak, single_threaded():
@@ -123,7 +123,8 @@ def _convert(result: Checkpoint, partial: Path, to: str, out: Path, findings: Fi
 
 def open_base(base: Path) -> Checkpoint:
     """Open a base of any readable format lazily; an adapter is no base."""
-    checkpoint = hf.read(base) if hf.knows(base) else open_checkpoint(base)
+    beside = (base / "config.json").is_file() and hf.has_weights(base)  # a model, also where an adapter lies beside it
+    checkpoint = hf.read(base) if beside or hf.knows(base) else open_checkpoint(base)
     packed = [n for n in checkpoint.tensors if n.endswith((".absmax", ".SCB", ".qweight"))]
     if packed and checkpoint.config.get("quantization_config"):
         refuse(

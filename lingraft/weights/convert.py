@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lingraft.output import output_directory, output_file, require_space
+from lingraft.output import check_free, output_directory, output_file, require_space
 from lingraft.problems import Findings, refuse
 from lingraft.progress import Advance, track
 from lingraft.weights import adapter, adapter_state, gguf_write, hf, llama2c_write, meta_write
@@ -71,6 +71,7 @@ def convert(
     if name not in WRITERS:
         refuse("unknown-format", f"{to!r} is not a format that lingraft writes", f"use one of {', '.join(WRITERS)}")
     writer, place = WRITERS[name]
+    check_free(dst, overwrite, [src])
     checkpoint = _fitting(open_checkpoint(src), name, findings)
     findings.settle()
     total = nbytes(checkpoint.tensors)

@@ -62,10 +62,9 @@ def read(path: Path) -> Checkpoint:
         except Refusal as refusal:
             findings.absorb(refusal)
             continue
-        entries.update(
-            {name: entry for name, entry in held.items() if name not in entries or told.get(name) == file.name}
-        )
-        if absent := sorted(name for name, where in told.items() if where == file.name and name not in held):
+        here = shards.named(file)
+        entries.update({name: entry for name, entry in held.items() if name not in entries or told.get(name) == here})
+        if absent := sorted(name for name, where in told.items() if where == here and name not in held):
             findings.problem(
                 "corrupt-file",
                 f"{file} does not hold {len(absent)} tensors that the index says it does: {', '.join(absent[:3])}",

@@ -5,6 +5,7 @@ Looks at names and headers only. Every fault is told, not the first alone.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ class Shards:
     files: tuple[Path, ...]
     missing: tuple[str, ...] = ()
     index: Path | None = None
+
+    def named(self, file: Path) -> str:
+        """Return a file's name as an index writes it: seen from the folder, for some lie in folders below."""
+        return file.name if self.index is None else Path(os.path.relpath(file, self.index.parent)).as_posix()
 
 
 def shards_of(folder: Path, findings: Findings) -> Shards:
@@ -95,7 +100,7 @@ def check_index(shards: Shards, read: Read, findings: Findings) -> None:
     except Refusal:
         return  # told already
     weight_map: dict[str, str] = listing.get("weight_map") or {}
-    held = {name: file.name for file in shards.files for name in read(file)}
+    held = {name: shards.named(file) for file in shards.files for name in read(file)}
     if any(not read(file) for file in shards.files):
         return  # a damaged shard is told by itself
     absent = sorted(name for name in weight_map if name not in held)

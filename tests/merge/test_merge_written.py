@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -241,3 +242,17 @@ def test_a_lineage_changes_positions_in_the_config_and_nothing_else(base, adapte
     write_lineage(made, chain)
     told = json.loads((run(folder, made) / "config.json").read_text())
     assert told["max_position_embeddings"] == 128 and "auto_map" not in told
+
+
+@pytest.mark.parametrize("where", ["base", ".", "adapter"])
+def test_what_a_result_is_made_from_is_never_overwritten(base, adapter, run, tmp_path, where):
+    made = adapter(base(), target_modules=["q_proj"])
+    shutil.copytree(base(), tmp_path / "base")
+    assert codes(lambda: run(tmp_path / "base", made, out=where, overwrite=True)) == {"output-exists"}
+    assert (tmp_path / "base" / "model.safetensors").is_file() and made.is_dir()
+
+
+def test_a_base_in_the_folder_of_its_adapter_is_the_base(base, adapter, run):
+    made = adapter(base(), target_modules=["q_proj"])
+    shutil.copytree(base(), made, dirs_exist_ok=True)
+    assert same(load_model(run(made, made)).state_dict(), by_peft(base(), made))

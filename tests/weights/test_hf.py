@@ -67,3 +67,18 @@ def test_non_persistent_buffers_are_left_out(tiny_llama: Path, tmp_path: Path) -
     buffer = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
     save_file({**tensors, **buffer}, tmp_path / "model.safetensors", {"format": "pt"})
     assert same(hf.read(tmp_path).tensors, tensors)
+
+
+def test_shards_in_a_folder_below_are_where_the_index_says(tiny_untied: Path, tmp_path: Path) -> None:
+    from inspect_parts import look
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny_untied).save_pretrained(tmp_path, max_shard_size="60KB")
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    first = min(index["weight_map"].values())
+    (tmp_path / "part").mkdir()
+    (tmp_path / first).rename(tmp_path / "part" / first)
+    index["weight_map"] = {n: f"part/{f}" if f == first else f for n, f in index["weight_map"].items()}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+    assert same(hf.read(tmp_path).tensors, theirs) and not look(tmp_path)[1].warnings
