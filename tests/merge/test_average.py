@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tiny_models import make_tokenizer
 
 from lingraft.merge import dare, ties
 from lingraft.merge.average import average
@@ -301,3 +302,30 @@ def test_a_threshold_is_found_once_however_many_threads_read(
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda start: entry.read(start, start + 8), range(0, 64, 8)))
     assert len(calls) == 3
+
+
+def test_a_tensor_that_only_one_of_them_has_is_named_in_either_order(base: Make, tmp_path: Path) -> None:
+    import shutil
+
+    more = shutil.copytree(base(), tmp_path / "more")
+    save_file({**tensors(more), "model.extra.weight": torch.ones(2)}, more / "model.safetensors", {"format": "pt"})
+    for models in ([base(), more], [more, base()]):
+        assert refused(lambda given=models: average(given, tmp_path / "m", findings=Findings())) == {"config-mismatch"}
+
+
+def test_another_tokenizer_is_told(tmp_path: Path, tiny_untied: Path) -> None:
+    import shutil
+
+    other, findings = shutil.copytree(tiny_untied, tmp_path / "other"), Findings()
+    make_tokenizer(other, size=390)
+    average([tiny_untied, other], tmp_path / "m", findings=findings)
+    assert [(w.code, w.path) for w in findings.warnings] == [("tokenizer-mismatch", str(other))]
+
+
+def test_a_mean_beyond_what_its_dtype_holds_is_refused(base: Make, tmp_path: Path) -> None:
+    import shutil
+
+    huge = shutil.copytree(base(), tmp_path / "huge")
+    save_file({n: torch.full_like(t, 3e38) for n, t in tensors(huge).items()}, huge / "model.safetensors")
+    call = lambda: average([huge, huge], tmp_path / "m", weights=[3, -1], findings=Findings())  # noqa: E731
+    assert refused(call) == {"non-finite"} and not (tmp_path / "m").exists()
