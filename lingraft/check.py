@@ -17,26 +17,28 @@ from lingraft.data import conversations, text
 from lingraft.data.hub import hub_of
 from lingraft.data.labelled import labelled
 from lingraft.data.preferences import preferences
-from lingraft.models import load_tokenizer, locate, require_causal
+from lingraft.models import Stack, is_adapter, load_tokenizer, locate, require_causal, stack
 from lingraft.pipeline import Run
 from lingraft.plan.run import require_fit
-from lingraft.problems import Findings, Refusal
+from lingraft.problems import Findings, Refusal, refuse
 from lingraft.recipe import Recipe, Training, parse_technique, resolve
 from lingraft.recipe_file import load
 from lingraft.recipe_keys import check_keys
 from lingraft.stage_keys import TRAINING, data_paths, stages_of
 from lingraft.train.distributed import group
 
+_MERGE = "merge it first (lingraft merge), or drop the vocab block"
+
 
 def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findings) -> dict[str, Any]:
     """Check a recipe and return {recipe, stages, checked, dry_run?}; every problem found is refused together."""
     recipe = load(file, overrides)
-    base = beforehand(recipe, findings, stages_of(recipe), file)
+    begun = beforehand(recipe, findings, stages_of(recipe), file)
     for name in TRAINING:
         block = getattr(recipe, name)
         if block is not None:
             _gather(findings, _data, name, block, findings)
-    _gather(findings, require_fit, recipe, base, findings)
+    _gather(findings, require_fit, recipe, begun.base, findings)
     findings.settle()
     result: dict[str, Any] = {
         "recipe": str(file),
@@ -45,26 +47,30 @@ def check(file: Path, overrides: tuple[str, ...], dry_run: bool, findings: Findi
         "checked": ["keys", "paths", "base", "techniques", "data", "memory"],
     }
     if dry_run:
-        result["dry_run"] = _dry_run(recipe, base, findings)
+        result["dry_run"] = _dry_run(recipe, begun, findings)
     return result
 
 
-def beforehand(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path | None = None) -> Path:
-    """Refuse what is wrong in the stages to run and can be told at once; return the base's local path."""
+def beforehand(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path | None = None) -> Stack:
+    """Refuse what is wrong in the stages to run and can be told at once; return what the recipe begins with."""
     _gather(findings, check_keys, recipe, file)
     _paths(recipe, findings, stages, file)
     _place(recipe, findings)
-    base = _gather(findings, locate, recipe.base)
-    if base is not None and recipe.classify is None:
-        _gather(findings, require_causal, base)
+    found = _gather(findings, stack, recipe.base)
+    if found is not None and recipe.classify is None:
+        _gather(findings, require_causal, found.base)
     findings.settle()
+    begun: Stack = found
+    _gather(findings, _goes_on, recipe, begun, file)
     for name in TRAINING:
         block = getattr(recipe, name)
         # Several processes look together, when the stage begins: one alone would wait in ZeRO-3 for the others.
         if block is not None and name in stages and group.size() == 1:
-            _gather(findings, _fits, base, block, name)
+            _gather(findings, _fits, begun.base, block, name)
+    if "export" in stages:
+        _gather(findings, _exports, recipe, begun.base)
     findings.settle()
-    return Path(base)
+    return begun
 
 
 def _gather(findings: Findings, call: Any, *values: Any) -> Any:
@@ -86,6 +92,28 @@ def _paths(recipe: Recipe, findings: Findings, stages: Sequence[str], file: Path
                     "check the path; relative paths start where the command runs",
                     name,
                 )
+
+
+def _goes_on(recipe: Recipe, begun: Stack, file: Path | None) -> None:
+    """What a recipe goes on from must be there, and hold together."""
+    name = None if file is None else str(file)
+    if begun.adapters and recipe.vocab is not None:
+        refuse("recipe-invalid", f"vocab: {recipe.base} is an adapter, and a vocabulary grows in a model", _MERGE, name)
+    for stage in TRAINING:
+        block = getattr(recipe, stage)
+        if block is None or block.continue_ is None or Path(block.continue_).is_relative_to(recipe.out):
+            continue
+        if not is_adapter(locate(block.continue_)):
+            refuse("not-found", f"{stage}.continue: {block.continue_} is no adapter", "name an adapter's folder", name)
+
+
+def _exports(recipe: Recipe, base: Path) -> None:
+    """An architecture that has no names in GGUF is refused before the training, not after it."""
+    from lingraft.weights.gguf_write import family_of
+    from lingraft.weights.hf import read_json
+
+    if any(item.to.startswith("gguf") for item in recipe.export):
+        family_of(read_json(base / "config.json"), base)
 
 
 def _place(recipe: Recipe, findings: Findings) -> None:
@@ -128,8 +156,8 @@ def _fits(base: Path, block: Any, name: str) -> None:
         resolve_template(block.template, load_tokenizer(base))
 
 
-def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, Any]]:
-    """Train one real batch of every training stage on the bare base, in a scratch folder.
+def _dry_run(recipe: Recipe, begun: Stack, findings: Findings) -> list[dict[str, Any]]:
+    """Train one real batch of every training stage on what the recipe begins with, in a scratch folder.
 
     The vocabulary is not grown for it (that writes a whole model), so rows that it would add are left out, and a stage
     of nothing but rows is tried with a LoRA.
@@ -152,5 +180,7 @@ def _dry_run(recipe: Recipe, base: Path, findings: Findings) -> list[dict[str, A
                     name: block.model_copy(update={"techniques": techniques}),
                 }
             )
-            told.append({"stage": name, **dry_run(stage_of(Run(trial, base, findings), name, adapters=()))})
+            told.append(
+                {"stage": name, **dry_run(stage_of(Run(trial, begun.base, findings), name, adapters=begun.adapters))}
+            )
     return told

@@ -37,13 +37,17 @@ SCHEMA = 1
 
 @dataclass
 class Run:
-    """One run of a recipe: where it lies, what is done, and what the stages before have left."""
+    """One run of a recipe: where it lies, what is done, and what the stages before have left.
+
+    ``below`` are adapters that the recipe begins with: its ``base`` may be an adapter, which brings those below it.
+    """
 
     recipe: Recipe
     base: Path
     findings: Findings
     command: Sequence[str] = ()
     state: dict[str, Any] = field(default_factory=dict)
+    below: tuple[Path, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -55,7 +59,7 @@ class Run:
         A stage that trains a whole model (full, freeze) leaves the base of those after it.
         """
         base = self.out / "vocab" if self.recipe.vocab is not None else self.base
-        adapters: tuple[Path, ...] = ()
+        adapters: tuple[Path, ...] = self.below
         for name in chain(self.recipe, before):
             if training_block(self.recipe, name).leaves == "model":
                 base, adapters = self.out / name, ()
@@ -95,8 +99,8 @@ def run(
         return done
     from lingraft.check import beforehand
 
-    base = beforehand(recipe, findings, wanted)
-    this = Run(recipe, base, findings, command, _read_state(out))
+    begun = beforehand(recipe, findings, wanted)
+    this = Run(recipe, begun.base, findings, command, _read_state(out), begun.adapters)
     with _nothing_left(this), _locked(out), _clock(this):
         for stage in this.state.get("stages", {}).values():
             stage["skipped"] = True  # until it is run again

@@ -82,3 +82,19 @@ def test_a_template_and_a_run_folder_that_cannot_be_are_refused_at_once(recipe: 
     with pytest.raises(Refusal) as error:
         check(recipe, (f"out={recipe}/run",), False, Findings())
     assert told(error)[0][0] == "unreadable"
+
+
+def test_what_a_recipe_goes_on_from_and_what_gguf_cannot_hold_are_told_before_training(
+    recipe: Path, tmp_path: Path
+) -> None:
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    (recipe.parent / "rows.jsonl").write_text(json.dumps(GOOD), encoding="utf-8")
+    with pytest.raises(Refusal) as error:
+        check(recipe, (f"sft.continue={tmp_path}/none",), False, Findings())
+    assert told(error)[0][0] == "not-found"
+    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    Olmo2ForCausalLM(Olmo2Config(num_attention_heads=2, num_key_value_heads=2, **small)).save_pretrained(tmp_path / "o")
+    with pytest.raises(Refusal) as error:
+        check(recipe, (f"base={tmp_path}/o", "export=[{to: gguf}]"), False, Findings())
+    assert "olmo2" in told(error)[0][1]

@@ -128,3 +128,21 @@ def test_a_stage_alone_asks_for_what_it_needs(tmp_path: Path, tiny_llama: Path) 
     done = warm.lingraft("sft", write(tmp_path, tiny_llama), "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["code"] == "not-found"
+
+
+def test_a_recipe_may_begin_with_an_adapter_and_go_on_with_the_next(tmp_path: Path, finished: dict[str, Any]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    first = finished["folder"] / "run"
+    (file := tmp_path / "go-on.yaml").write_text(
+        f"name: onward\nbase: {first}/pretrain\nout: {tmp_path}/on\n"
+        f"sft: {{continue: {first}/sft, data: 'lingraft:en_instructions.jsonl', trainer: {{max_steps: 2}}}}",
+        encoding="utf-8",
+    )
+    went = go(file, finished["folder"] / "cache")
+    live: Any = AutoModelForCausalLM.from_pretrained(first / "vocab", dtype=torch.float32)
+    for adapter in (first / "pretrain", tmp_path / "on" / "sft"):
+        live = PeftModel.from_pretrained(live, adapter).merge_and_unload()
+    merged = AutoModelForCausalLM.from_pretrained(went["model"], dtype=torch.float32)
+    assert all(torch.equal(a, b) for a, b in zip(live.parameters(), merged.parameters(), strict=True))

@@ -46,7 +46,7 @@ def write(
     `vocab-mismatch`.
     """
     config = checkpoint.config
-    family = _family(checkpoint)
+    family = family_of(checkpoint.config, checkpoint.path)
     require_config(config, checkpoint.tensors, checkpoint.path)
     kind = kind or DTYPE_NAMES.get(dtype_of(checkpoint.tensors), "F32")
     if kind not in TYPES:
@@ -69,16 +69,16 @@ def write(
     return {"type": kind, "exact": narrow is not None}
 
 
-def _family(checkpoint: Checkpoint) -> Family:
-    config = checkpoint.config
+def family_of(config: Mapping[str, Any], path: Path) -> Family:
+    """Return how a model is written as GGUF. Errors: `unknown-format`, `config-mismatch` where it cannot be."""
     family = family_for(str(config.get("model_type")))
     if family is None:
         refuse(
             "unknown-format",
-            f"{checkpoint.path} is a {config.get('model_type')!r} model; lingraft writes "
+            f"{path} is a {config.get('model_type')!r} model; lingraft writes "
             f"{', '.join(f.model_type for f in FAMILIES)} as GGUF",
             "export with llama.cpp's own converter",
-            checkpoint.path,
+            path,
         )
     for key, value in family.fixed.items():
         if config.get(key) not in (None, value) and not (family.model_type == "gemma" and key == "hidden_act"):
@@ -86,7 +86,7 @@ def _family(checkpoint: Checkpoint) -> Family:
                 "config-mismatch",
                 f"{key} is {config[key]!r}; llama.cpp computes {family.gguf} with {value!r}",
                 "this model cannot be run by llama.cpp as it is",
-                checkpoint.path / "config.json",
+                path / "config.json",
             )
     return family
 
