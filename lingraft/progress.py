@@ -28,6 +28,7 @@ def say(text: str) -> None:
 @contextmanager
 def track(label: str, total: float, unit: str = "bytes") -> Iterator[Advance]:
     """Show ``label`` with its speed in ``unit`` per second and the time left until ``total`` is reached."""
+    label, unit = told(label), told(unit)
     started = time.monotonic()
     done = 0.0
     if not sys.stderr.isatty():
@@ -65,7 +66,7 @@ def track(label: str, total: float, unit: str = "bytes") -> Iterator[Advance]:
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task(told(label), total=total)
+        task = bar.add_task(label, total=total)
         yield lambda amount: bar.advance(task, amount)
     say(f"{label}: done in {time.monotonic() - started:.1f} s")
 

@@ -16,6 +16,7 @@ app = typer.Typer()
 @app.command()
 def vocab(
     base: str,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True, metavar="FILE")] = None,
     corpus: Annotated[list[str], typer.Option("--corpus", help="Text to learn pieces from; repeatable.")] = [],
     size: Annotated[str, typer.Option("--size", help="New pieces: a number, or auto.")] = "auto",
     unite: Annotated[str | None, typer.Option("--unite", help="A ready-made tokenizer to take pieces from.")] = None,
@@ -33,6 +34,7 @@ def vocab(
     allow: Allow = [],
 ) -> None:
     """Grow a model's vocabulary from a corpus or by a ready-made tokenizer; or measure tokenizers on a text."""
+    corpus, measure = _with_more(more or [], corpus, measure)
     if is_recipe(base) and dry_run:
         raise typer.BadParameter("--dry-run takes a model and --corpus FILE; a recipe is tried by lingraft check")
     if is_recipe(base):
@@ -80,14 +82,21 @@ def vocab(
         return result
 
     def show(result: Answer) -> str:
-        from lingraft.show import plain
         from lingraft.vocab.against import as_table
+        from lingraft.vocab.run import as_text
 
         measured = result.get("measured", result if "tokenizers" in result else None)
-        rest = {key: value for key, value in result.items() if key != "measured" and measured is not result}
-        return "\n".join([*([plain(rest)] if rest else []), *([as_table(measured)] if measured else [])])
+        grown = [as_text(result)] if "new_pieces" in result else []
+        return "\n".join([*grown, *([as_table(measured)] if measured else [])])
 
     answer(call, json_out, allow, show)
+
+
+def _with_more(more: list[str], corpus: list[str], measure: list[Path]) -> tuple[list[str], list[Path]]:
+    """Give further names to the option they stand behind: a shell turns --corpus *.txt into --corpus a b c."""
+    if more and bool(corpus) == bool(measure):
+        raise typer.BadParameter(f"one name too many, {more[0]!r}: repeat --corpus or --measure before each file")
+    return (corpus + more, measure) if corpus else (corpus, measure + [Path(name) for name in more])
 
 
 def _forecast(

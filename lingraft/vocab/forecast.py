@@ -21,7 +21,7 @@ from lingraft.vocab import base_tokenizer
 from lingraft.vocab.budget import choose, most, needed
 from lingraft.vocab.corpus import sample
 from lingraft.vocab.learn import Pieces
-from lingraft.vocab.measure import tokens_per_character
+from lingraft.vocab.measure import aligned, tokens_per_character
 from lingraft.vocab.rows import embedding_name, is_tied
 from lingraft.weights import hf
 from lingraft.weights.tensors import header
@@ -85,15 +85,17 @@ def _per_row(base: Path) -> int:
 
 def as_text(result: dict[str, Any]) -> str:
     """Return the forecast as a person reads it in a terminal."""
-    lines = [
-        "| new pieces | tokens / character | saved at inference | training tokens needed | new parameters |",
-        "|---:|---:|---:|---:|---:|",
-        f"| 0 | {result['tokens_per_character']:.3f} | – | – | – |",
-    ]
+    lines = [("new pieces", "tokens/char", "saved at inference", "training tokens needed", "new parameters")]
+    lines.append(("0", f"{result['tokens_per_character']:.3f}", "-", "-", "-"))
     for row in result["sizes"]:
-        more = "" if row["met_enough"] else " (more than there are)"
         lines.append(
-            f"| {row['size']:,} | {row['tokens_per_character']:.3f} | {row['saved']:.1%} "
-            f"| {row['tokens_needed']:,.0f}{more} | {row['new_parameters']:,} |"
+            (
+                f"{row['size']:,}",
+                f"{row['tokens_per_character']:.3f}",
+                f"{row['saved']:.1%}",
+                f"{row['tokens_needed']:,.0f}{'' if row['met_enough'] else '*'}",
+                f"{row['new_parameters']:,}",
+            )
         )
-    return "\n".join([*lines, f"auto: {result['auto']['why']}"])
+    notes = [f"* more than the {result['budget_tokens']:,} that training will see"]
+    return "\n".join([aligned(lines), *notes, f"auto: {result['auto']['why']}"])

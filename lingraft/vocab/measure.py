@@ -14,6 +14,7 @@ from typing import Any
 
 import tokenizers
 
+from lingraft.language.help import cells
 from lingraft.problems import refuse
 from lingraft.vocab.extend_bpe import is_byte_bpe
 from lingraft.vocab.learn_bpe import to_bytes
@@ -72,17 +73,29 @@ def tokens_per_character(tokenizer: tokenizers.Tokenizer, texts: Iterable[str]) 
 
 
 def table(rows: Sequence[Measured]) -> str:
-    """Return the measurements as a table in Markdown."""
-    lines = [
-        "| tokenizer | pieces | tokens / character | characters / token | byte tokens |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    """Return the measurements as a table for a terminal."""
+    lines = [("tokenizer", "pieces", "tokens/char", "characters/token", "byte tokens")]
     lines += [
-        f"| {row.name} | {row.size:,} | {row.tokens_per_character:.3f} | {row.characters_per_token:.2f} "
-        f"| {row.byte_share:.1%} |"
+        (
+            row.name,
+            f"{row.size:,}",
+            f"{row.tokens_per_character:.3f}",
+            f"{row.characters_per_token:.2f}",
+            f"{row.byte_share:.1%}",
+        )
         for row in rows
     ]
-    return "\n".join(lines)
+    return aligned(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as columns two spaces apart, the first flush left, the others right."""
+    widths = [max(map(cells, column)) for column in zip(*rows, strict=True)]
+    gaps = [[" " * (width - cells(cell)) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join(
+        "  ".join([row[0] + gap[0], *(g + cell for g, cell in zip(gap[1:], row[1:], strict=True))])
+        for row, gap in zip(rows, gaps, strict=True)
+    )
 
 
 def picture(rows: Sequence[Measured], out: Path, kind: str | None = None) -> None:

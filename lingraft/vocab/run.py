@@ -86,7 +86,7 @@ def extend(
     began = time.monotonic()
     settings = Settings(tuple(map(Path, corpus)), unite, size, init, all_pieces, budget_tokens, seed)
     start = start_of(init)
-    check_free(out, overwrite)
+    check_free(out, overwrite, [base])
     checkpoint = _causal(base)
     old = base_tokenizer.read(base)
     text = sample(settings.corpus or (SHIPPED,), findings, seed=seed)
@@ -96,7 +96,7 @@ def extend(
         old.write(partial, checkpoint.side_files, pieces)
         rows = start(_grown(checkpoint, old, partial, pieces, text, seed)) if pieces else _no_rows(checkpoint)
         larger = grow(checkpoint, rows, old.size, old.size + len(pieces))
-        with track("vocab: writing the larger model", _bytes(larger)) as progress:
+        with track("writing the larger model", _bytes(larger)) as progress:
             digest = hf.write(larger, partial, progress=progress).fingerprint
         result = _result(old, partial, out, text, pieces, choice)
         _receipt(partial, checkpoint, digest, settings, result, time.monotonic() - began, command)
@@ -105,6 +105,19 @@ def extend(
         f"{result['tokens_per_character']['before']:.3f} → {result['tokens_per_character']['after']:.3f}"
     )
     return result
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """Return what `extend` answered as a person reads it in a terminal."""
+    before, after = result["tokens_per_character"]["before"], result["tokens_per_character"]["after"]
+    lines = [
+        f"new pieces: {result['new_pieces']:,}, such as {' '.join(result['examples'])}",
+        f"tokenizer: {result['old_size']:,} → {result['new_size']:,} tokens, {result['rows']:,} rows in the model",
+        f"tokens/char: {before:.3f} → {after:.3f} ({after / before - 1:+.1%})",
+        f"why: {result['why']}",
+        f"out: {result['out']}",
+    ]
+    return "\n".join(lines)
 
 
 def _causal(base: Path) -> Checkpoint:
@@ -135,8 +148,12 @@ def _pieces(old: BaseTokenizer, text: Sample, settings: Settings) -> tuple[Piece
         return _united(old, settings.unite, settings.all_pieces)
     if settings.size != "auto":
         pieces = old.learn(text.runs(), settings.size)
-        fewer = "" if len(pieces) == settings.size else f"; {settings.size:,} were asked for, the corpus has no more"
-        return pieces, Choice(len(pieces), f"{len(pieces):,} new pieces, as asked{fewer}")
+        asked = (
+            "as asked"
+            if len(pieces) == settings.size
+            else f"all that the corpus has of the {settings.size:,} asked for"
+        )
+        return pieces, Choice(len(pieces), f"{len(pieces):,} new pieces, {asked}")
     tokens = round(tokens_per_character(old.fast, text.texts) * text.characters)
     candidates = old.learn(text.runs(), most(settings.budget_tokens or tokens))
     return choose(candidates, tokens, settings.budget_tokens, text.share)
@@ -148,7 +165,7 @@ def _united(old: BaseTokenizer, path: Path, all_pieces: bool) -> tuple[Pieces, C
     left_out = len(unite_with.new_pieces(theirs, known, True)) - len(taken)
     pieces = [Word(text, 0, len(ids)) for text, ids in zip(taken, old.old_pieces(taken), strict=True)]
     why = (
-        f"{len(pieces):,} new pieces of {path.name}; {left_out:,} are left out, for they hold no Han character and "
+        f"{len(pieces):,} new pieces of {path.name}. {left_out:,} are left out, for they hold no Han character and "
         "would change how other text is encoded (--all-pieces takes them too)"
     )
     return pieces, Choice(len(pieces), f"all {len(pieces):,} new pieces of {path.name}" if all_pieces else why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,25 @@ def test_a_larger_vocabulary_needs_more_training_and_more_parameters(make_base: 
 
 def test_a_forecast_without_a_corpus_is_wrong_usage(make_base: Base) -> None:
     assert lingraft("vocab", make_base(), "--dry-run")[0] == 2
+
+
+def test_several_files_may_follow_one_option(make_base: Base, corpus: Path, tmp_path: Path) -> None:
+    second = tmp_path / "more.txt"
+    second.write_text("新的一句话。" * 50, encoding="utf-8")
+    one, two = (lingraft("vocab", make_base(), "--corpus", corpus, *rest, "--dry-run")[1] for rest in ([], [second]))
+    assert two["corpus_tokens"] > one["corpus_tokens"]
+    assert lingraft("vocab", make_base(), corpus, "--dry-run")[0] == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["--dry-run"], ["--out", "LARGER", "--size", 9], ["--out", "LARGER"], ["--measure", "TEXT"]]
+)
+def test_every_answer_of_vocab_is_whole_in_chinese(
+    make_base: Base, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[Any]
+) -> None:
+    monkeypatch.setenv("LINGRAFT_LANG", "zh")
+    given = [{"LARGER": tmp_path / "larger", "TEXT": corpus}.get(word, word) for word in words]
+    learning = [] if "--measure" in words else ["--corpus", corpus]
+    done = CliRunner().invoke(app, list(map(str, ["vocab", make_base(), *learning, *given])))
+    assert done.exit_code == 0
+    assert not re.findall(r"[a-z]{4,} [a-z]{2,}", done.output.replace(str(tmp_path), ""))  # no two words of English

@@ -64,7 +64,7 @@ def _input(model: Any, grown: Grown, windows: Sequence[Window], lesson: Lesson, 
     passes = min(max(PASSES[0], -(-STEPS * BATCH // len(windows))), PASSES[1])
     batches = [b for epoch in range(passes) for b in _batches(len(windows), grown.seed + epoch)]
     schedule = torch.optim.lr_scheduler.LinearLR(solver, 1.0, 0.05, len(batches))
-    with track("vocab: new rows as input", sum(len(windows[i].new) for b in batches for i in b), "tokens") as progress:
+    with track("new rows as input", sum(len(windows[i].new) for b in batches for i in b), "tokens") as progress:
         for batch in batches:
             ids, mask = _padded([windows[i].new for i in batch])
             stream = shallow(model, _embedded(model, grown, rows, ids), depth).float().cpu()
