@@ -33,6 +33,20 @@ def test_best_last_and_n_more_stay_and_old_ones_keep_weights_alone(make_stage: A
     assert all(checkpoints.intact(p) and (p / "trained.safetensors").exists() for p in found.values())
 
 
+def test_an_early_best_stays_with_its_weights_alone(tmp_path: Path) -> None:
+    for n in range(1, 10):
+        folder = tmp_path / f"checkpoint-{n}"
+        folder.mkdir()
+        for name in ("trained.safetensors", "trainer_state.json", "optimizer.pt"):
+            (folder / name).write_bytes(b"x")
+        checkpoints.seal(folder)
+    checkpoints.retire(tmp_path, 4, best=2)
+    left = {int(p.name.split("-")[1]): p for p in tmp_path.iterdir()}
+    assert set(left) == {2, 6, 7, 8, 9} and all(checkpoints.intact(p) for p in left.values())
+    assert {n for n, p in left.items() if checkpoints.resumable(p)} == {8, 9}
+    assert all((p / "optimizer.pt").exists() is checkpoints.resumable(p) for p in left.values())
+
+
 def test_what_was_written_wrong_never_becomes_a_checkpoint(
     make_stage: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,8 +96,9 @@ def test_answers_are_written_at_each_evaluation_and_change_nothing(
     assert (stage.out / name).read_bytes() == (silent.out / name).read_bytes()
 
 
-def test_a_gradient_that_is_no_number_names_its_batch(
-    make_stage: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("clip", "named"), [(1.0, True), (0.0, False)])
+def test_a_gradient_that_is_no_number_stops_the_run_and_where_it_is_clipped_names_its_batch(
+    make_stage: Any, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, clip: float, named: bool
 ) -> None:
     from lingraft.train.supervised import Supervised
 
@@ -99,6 +114,7 @@ def test_a_gradient_that_is_no_number_names_its_batch(
     true = Supervised.loss_sum
     monkeypatch.setattr(Supervised, "loss_sum", lambda *args: Poison.apply(true(*args)))
     with pytest.raises(Refusal) as refused:
-        pretrain.run(make_stage(tiny_llama, ["lora"]))
+        pretrain.run(make_stage(tiny_llama, ["lora"], trainer={"max_grad_norm": clip}))
     (problem,) = refused.value.problems
-    assert problem.code == "training-diverged" and "gradient" in problem.message and "begins" in problem.message
+    assert problem.code == "training-diverged" and "gradient" in problem.message
+    assert ("begins" in problem.message) is named
