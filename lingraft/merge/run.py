@@ -33,6 +33,8 @@ from lingraft.weights.formats import open_checkpoint
 from lingraft.weights.stream import single_threaded
 from lingraft.weights.tensors import Checkpoint, header
 
+# Beside a quantised matrix: bitsandbytes, GPTQ and AWQ, FP8 (DeepSeek's and compressed-tensors'), HQQ.
+PACKED = (".absmax", ".SCB", ".qweight", ".weight_scale_inv", ".weight_scale", ".weight_packed", ".W_q")
 DTYPES = {"keep": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -95,8 +97,8 @@ def _stored(decided: Merged, dtype: torch.dtype | None) -> Checkpoint:
     """Return the result in the dtype to store, with a config that says so."""
     config = dict(decided.checkpoint.config)
     if dtype is not None and config:
-        field = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
-        config[field] = str(dtype).removeprefix("torch.")
+        for field in {"torch_dtype", "dtype"} & config.keys() or {"dtype"}:  # an older and a newer name of one thing
+            config[field] = str(dtype).removeprefix("torch.")
     return replace(decided.checkpoint, tensors=decided.cast(dtype), config=config)
 
 
@@ -125,8 +127,8 @@ def open_base(base: Path) -> Checkpoint:
     """Open a base of any readable format lazily; an adapter is no base."""
     beside = (base / "config.json").is_file() and hf.has_weights(base)  # a model, also where an adapter lies beside it
     checkpoint = hf.read(base) if beside or hf.knows(base) else open_checkpoint(base)
-    packed = [n for n in checkpoint.tensors if n.endswith((".absmax", ".SCB", ".qweight"))]
-    if packed and checkpoint.config.get("quantization_config"):
+    packed = [n for n in checkpoint.tensors if n.endswith(PACKED)]
+    if packed:
         refuse(
             "unknown-format",
             f"{base} holds quantised weights ({packed[0]}); a merge needs the weights they were made from",

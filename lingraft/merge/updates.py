@@ -235,7 +235,9 @@ def delta_onto(delta: Delta, below: Entry) -> Entry:
     """Return a tensor plus a difference, added in float32."""
 
     def read(start: int, stop: int | None) -> Tensor:
-        return delta.rows(start, below.shape[0] if stop is None else stop).add_(below.read(start, stop))
+        block = below.read(start, stop)
+        block = block.float() if block.dtype.itemsize == 1 else block  # torch adds no float8 to a float32
+        return delta.rows(start, below.shape[0] if stop is None else stop).add_(block)
 
     return Entry(torch.float32, below.shape, read)
 

@@ -256,3 +256,55 @@ def test_a_base_in_the_folder_of_its_adapter_is_the_base(base, adapter, run):
     made = adapter(base(), target_modules=["q_proj"])
     shutil.copytree(base(), made, dirs_exist_ok=True)
     assert same(load_model(run(made, made)).state_dict(), by_peft(base(), made))
+
+
+@pytest.mark.parametrize("fields", [{"torch_dtype"}, {"dtype"}, {"torch_dtype", "dtype"}])
+def test_every_name_of_the_dtype_in_the_config_says_what_is_stored(base, adapter, run, tmp_path, fields):
+    below = shutil.copytree(base(), tmp_path / "base")
+    config = json.loads((below / "config.json").read_text())
+    config = {k: v for k, v in config.items() if "dtype" not in k} | dict.fromkeys(fields, "float32")
+    (below / "config.json").write_text(json.dumps(config))
+    out = run(below, adapter(below, target_modules=["q_proj"]), dtype="bfloat16")
+    told = json.loads((out / "config.json").read_text())
+    assert {k: told[k] for k in told if "dtype" in k} == dict.fromkeys(fields, "bfloat16")
+    assert load_model(out).dtype == torch.bfloat16
+
+
+def with_tensors(base: Path, out: Path, **changes: torch.Tensor) -> Path:
+    """Copy a base; dots in the names of new tensors are written as two underscores."""
+    shutil.copytree(base, out)
+    tensors = load_file(base / "model.safetensors") | {n.replace("__", "."): t for n, t in changes.items()}
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def test_tensors_of_every_dtype_and_shape_pass_through_as_they_are(base, adapter, run, tmp_path):
+    odd = {
+        "extra__scalar": torch.tensor(3.5),
+        "extra__empty": torch.zeros(0, 4),
+        "extra__integers": torch.arange(6),
+        "extra__flags": torch.tensor([True, False]),
+        "extra__eighths": torch.randn(4, 4).to(torch.float8_e4m3fn),
+        "extra__double": torch.randn(3).double(),
+    }
+    below = with_tensors(base(), tmp_path / "base", **odd)
+    ours = load_file(run(below, adapter(base(), target_modules=["q_proj"])) / "model.safetensors")
+    for name, value in odd.items():
+        found = ours[name.replace("__", ".")]
+        assert found.dtype == value.dtype and torch.equal(found.float(), value.float())
+
+
+def test_a_matrix_in_float8_is_added_to_in_float32(base, adapter, run, tmp_path):
+    name = "model.layers.0.self_attn.q_proj.weight"
+    eighths = load_file(base() / "model.safetensors")[name].to(torch.float8_e4m3fn)
+    below = with_tensors(base(), tmp_path / "base", **{name.replace(".", "__"): eighths})
+    made = adapter(with_tensors(base(), tmp_path / "plain", **{name.replace(".", "__"): eighths.float()}))
+    theirs = by_peft(tmp_path / "plain", made)[name]
+    assert torch.equal(load_file(run(below, made, dtype="float32") / "model.safetensors")[name], theirs)
+
+
+def test_a_base_in_fp8_with_scales_is_refused(base, adapter, run, tmp_path):
+    below = with_tensors(
+        base(), tmp_path / "base", model__layers__0__self_attn__q_proj__weight_scale_inv=torch.ones(1, 1)
+    )
+    assert codes(lambda: run(below, adapter(base()))) == {"unknown-format"}
