@@ -130,6 +130,14 @@ def a_row_shifted(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.roll(1, 0)
 
 
+WORDS = {
+    "a_square_matrix_transposed": "it is transposed",
+    "one_nan": "values are NaN or infinite",
+    "one_row_dropped": "its rows are zero",
+    "a_row_shifted": "the right rows in the wrong places",
+}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 @pytest.mark.parametrize("seed", (0, 1))
 def test_a_fault_in_one_tensor_is_caught_and_its_layer_named(
@@ -144,6 +152,7 @@ def test_a_fault_in_one_tensor_is_caught_and_its_layer_named(
     assert "merged-differs" in codes(findings)
     assert answer["first_layer"] == layer
     assert {p.tensor for p in findings.problems} == {f"{layer}.{kind}.weight"}
+    assert WORDS.get(name, "") in findings.problems[0].message
 
 
 @pytest.mark.parametrize("end", ("model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"))

@@ -83,3 +83,19 @@ def test_a_tensor_larger_than_a_block_has_the_hash_of_all_its_bytes(tmp_path: Pa
     tall = torch.from_numpy(np.random.default_rng(0).standard_normal((40_000, 500)).astype(np.float32))  # 80 MB
     save_file({"tall": tall}, tmp_path / "w.safetensors")
     assert of(tmp_path / "w.safetensors") == by_definition(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.embed_tokens.weight",
+        "transformer.wte.weight",
+        "gpt_neox.embed_in.weight",
+        "model.decoder.embed_tokens.weight",
+        "transformer.word_embeddings.weight",
+    ],
+)
+def test_a_head_saved_beside_the_embedding_it_is_tied_to_changes_nothing_in_any_family(name: str) -> None:
+    rows = torch.arange(6.0).view(3, 2)
+    assert fingerprint({name: rows, "lm_head.weight": rows.clone()}) == fingerprint({name: rows})
+    assert fingerprint({name: rows, "lm_head.weight": rows + 1}) != fingerprint({name: rows})
