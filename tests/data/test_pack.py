@@ -128,3 +128,7 @@ def test_a_thousand_instructions_pack_with_less_than_two_percent_padding(tokeniz
     rows = conversations([test_data / "instructions" / "alpaca-zh-1k.json"], Findings())
     findings = Findings(allow=frozenset({"nothing-supervised"}))
     assert pack_conversations(rows, tokenizer, "auto", 1024, "all", findings).stats["padding_share"] < 0.02
+
+
+def test_a_text_goes_where_it_leaves_the_least_room() -> None:
+    assert best_fit([7, 6, 3, 2, 2], 10) == ((0, 2), (1, 3, 4))  # into the emptiest block it would take three

@@ -287,3 +287,11 @@ def test_copies_of_the_base_tell_the_order_of_three(base, two, adapter, run):
         run(base(), two[1], third, two[0])
     said = refusal.value.problems[0].remedy
     assert said.index(str(two[0])) < said.index(str(two[1]))
+
+
+@pytest.mark.parametrize("change", [{"schema": 2}, {"schema": "new"}, {"chain": None}])
+def test_a_lineage_that_cannot_be_read_is_refused_and_not_passed_over(base, adapter, run, change):
+    made = trained_on(adapter(base(), target_modules=["q_proj"]), base())
+    told = json.loads((made / "lingraft.json").read_text())
+    (made / "lingraft.json").write_text(json.dumps(told | change))
+    assert codes(lambda: run(base(), made)) == {"corrupt-file"}
