@@ -31,6 +31,14 @@ _ROLES = {
     "system": "system",
 }
 
+_PAIRS = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("query", "response"),
+    ("question", "answer"),
+    ("input", "target"),  # Firefly's single turns
+)
+
 
 @dataclass(frozen=True)
 class Message:
@@ -115,9 +123,12 @@ def shape(value: Any) -> str | None:
         return "messages" if turns and isinstance(turns[0], dict) and "role" in turns[0] else "sharegpt"
     if "instruction" in value and ("output" in value or "response" in value):
         return "alpaca"
-    if "prompt" in value and ("completion" in value or "response" in value):
-        return "prompt-completion"
-    return None
+    return "prompt-completion" if _asked(value) is not None else None
+
+
+def _asked(value: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the keys of a question and its answer, by the names that people publish them under."""
+    return next((pair for pair in _PAIRS if all(name in value for name in pair)), None)
 
 
 def parse(value: Any) -> tuple[Message, ...]:
@@ -134,8 +145,8 @@ def parse(value: Any) -> tuple[Message, ...]:
         turns = _history(value)
         turns += [Message("user", f"{asked}\n{given}" if given.strip() else asked), Message("assistant", answer)]
     elif form == "prompt-completion":
-        turns = _side(value["prompt"], "user", "prompt")
-        turns += _side(value.get("completion", value.get("response")), "assistant", "completion")
+        asked, said = _asked(value) or _PAIRS[0]
+        turns = [*_side(value[asked], "user", asked), *_side(value[said], "assistant", said)]
     elif form == "firefly":
         turns = [m for pair in value["conversation"] for m in _pair(pair)]
     else:
@@ -166,9 +177,10 @@ def turn(turn: Any) -> Message:
     if not isinstance(turn, dict):
         raise Unusable("a turn that is not an object")
     role = turn.get("role", turn.get("from"))
-    if role not in _ROLES:
+    known = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if known is None:
         raise Unusable(f"unknown role {role!r}")
-    return Message(_ROLES[role], _text(turn.get("content", turn.get("value")), "content"))
+    return Message(known, _text(turn.get("content", turn.get("value")), "content"))
 
 
 def _pair(pair: Any) -> list[Message]:
@@ -195,13 +207,14 @@ def _history(value: dict[str, Any]) -> list[Message]:
 
 
 def _optional(value: dict[str, Any], name: str) -> str:
-    given = value.get(name)
-    return given if isinstance(given, str) else ""
+    return "" if value.get(name) is None else _text(value[name], name)
 
 
 def _text(value: Any, name: str) -> str:
     if value is None:
         raise Unusable(f"`{name}` is missing")
+    if isinstance(value, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in value):
+        value = "".join(part["text"] for part in value)  # the parts of OpenAI's messages; an image is no text
     if not isinstance(value, str):
         raise Unusable(f"`{name}` is not text")
     return value

@@ -132,7 +132,7 @@ class Rejected:
     def tell(self, total: int, findings: Findings) -> None:
         """Note them all as one `data-invalid` that names the first lines and counts the rest."""
         if not total:
-            self.add(1, "there are no rows in it")
+            findings.problem("data-invalid", f"{self.source} holds no rows", "name another file", str(self.source))
         if not self.count:
             return
         named = "; ".join(f"{self.source}:{line}: {why}" for line, why in self.first)

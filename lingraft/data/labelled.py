@@ -17,8 +17,9 @@ from lingraft.problems import Findings
 from lingraft.progress import say
 
 _LOOK = 100  # rows that decide which column of a table without a header is the text
-_TEXT = ("text", "sentence", "title", "content")
-_CLASS = ("label", "class", "category")
+_TEXT = ("text", "sentence", "title", "content", "review", "comment", "文本", "内容", "句子", "标题", "评论")
+_CLASS = ("label", "class", "category", "labels", "标签", "类别", "分类")
+_WIDEST = 2**31 - 1  # characters of a cell
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,16 @@ def labelled(paths: Sequence[Path | str], findings: Findings) -> list[Labelled]:
 
 def _table(path: Path) -> Iterator[Row]:
     """Yield rows as {"text", "label"}: by the header where there is one, else the longer column is the text."""
-    tab = kind(path) == ".tsv"
+    csv.field_size_limit(_WIDEST)
     try:
+        with explained(path), opened_text(path) as file:
+            first = file.readline()
         with explained(path), opened_text(path, newline="") as file:
+            delimiter = _delimiter(first, kind(path))
+            tab = delimiter == "\t"
             reader = csv.reader(
                 file,
-                delimiter="\t" if tab else ",",
+                delimiter=delimiter,
                 strict=not tab,
                 quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL,
             )
@@ -87,19 +92,36 @@ def _table(path: Path) -> Iterator[Row]:
         yield Row(reader.line_num, None, f"not {kind(path)[1:]} from here on ({error})")
 
 
+def _delimiter(first: str, suffix: str) -> str:
+    """Return what parts the columns: the suffix says so, unless a header has its names by another mark.
+
+    Excel writes semicolons where a comma is the decimal point.
+    """
+    usual = "\t" if suffix == ".tsv" else ","
+    return next((mark for mark in (usual, ";", "\t", ",") if _header(first.split(mark)) is not None), usual)
+
+
+def _header(cells: Sequence[str]) -> tuple[int, int] | None:
+    """Return the columns of text and class where a row names both."""
+    head = [cell.strip().strip('"').lower() for cell in cells]
+    at_text = next((head.index(n) for n in _TEXT if n in head), None)
+    at_class = next((head.index(n) for n in _CLASS if n in head), None)
+    return None if at_text is None or at_class is None else (at_text, at_class)
+
+
 def _cells(reader: Any) -> Iterator[Row]:
     listed = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
     first = list(islice(listed, _LOOK))
     if not first:
         return
-    head = [cell.strip().lower() for cell in first[0][1]]
-    at_text = next((head.index(n) for n in _TEXT if n in head), None)
-    at_class = next((head.index(n) for n in _CLASS if n in head), None)
-    if at_text is None or at_class is None:
-        at_text, at_class = _guess([cells for _, cells in first])
-    else:
-        first = first[1:]
-    for line, cells in chain(first, listed):
+    head = first[0][1]
+    named = _header(head)
+    if named is None and len(head) != 2:
+        what = ", ".join(cell[:20] for cell in head[:6])
+        yield Row(first[0][0], None, f"no columns called text and label among its {len(head)} ({what})")
+        return
+    at_text, at_class = named or _guess([cells for _, cells in first])
+    for line, cells in chain(first if named is None else first[1:], listed):
         if len(cells) <= max(at_text, at_class):
             yield Row(line, None, f"{len(cells)} columns instead of {len(head)}")
         elif "\0" in cells[at_text]:
@@ -125,9 +147,13 @@ def _pair(value: Any, names: Sequence[str]) -> tuple[str, str] | None:
     if not isinstance(value, dict):
         return None
     text = next((value[n] for n in _TEXT if isinstance(value.get(n), str)), "")
-    label = next((value[n] for n in _CLASS if isinstance(value.get(n), str | int)), None)
+    label = next((value[n] for n in _CLASS if isinstance(value.get(n), str | int | float)), None)
     if not text.strip() or label is None or not str(label).strip():
         return None
+    if isinstance(label, float):
+        if not label.is_integer():
+            return None
+        label = int(label)
     if isinstance(label, int) and 0 <= label < len(names):
         label = names[label]
     return text.strip(), str(label).strip()

@@ -61,7 +61,7 @@ def _is_list(path: Path) -> bool:
         return first[:1] == b"[" or (kind(path) == ".json" and len(first) < _LOOK and _may_go_on(error, first.decode()))
     except RecursionError:
         return False
-    return isinstance(whole, list) and (not whole or isinstance(whole[0], dict | list))
+    return isinstance(whole, list) and (not whole or isinstance(whole[0], dict | list | str))
 
 
 def _lines(path: Path) -> Iterator[Row]:
@@ -74,7 +74,9 @@ def _lines(path: Path) -> Iterator[Row]:
                     return
             elif line.strip(b" \t\r\n" + _BOM * (number == 1)):
                 try:
-                    yield Row(number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    value = json.loads(text)
+                    yield Row(number, value, _half(text, value))
                 except (ValueError, RecursionError) as error:
                     yield Row(number, None, f"not JSON ({_reason(error)})")
 
@@ -95,7 +97,7 @@ def _list(path: Path) -> Iterator[Row]:
                 # What follows a broken row cannot be told apart from it.
                 yield Row(line, None, f"not JSON from here on ({error})")
                 return
-            yield Row(line, value)
+            yield Row(line, value, _half(text.last, value))
             text.skip()
             if text.peek() == ",":
                 text.at += 1
@@ -112,7 +114,7 @@ def _object(text: _Text) -> Iterator[Row]:
     while text.peek():
         line = text.line
         value, error = text.value()
-        yield Row(line, value, None if error is None else f"not JSON from here on ({error})")
+        yield Row(line, value, _half(text.last, value) if error is None else f"not JSON from here on ({error})")
         if error is not None:
             return
         text.skip()
@@ -128,6 +130,7 @@ class _Text:
         self.counted = 0  # up to where newlines are in ``lines``
         self.lines = 1
         self.ended = False
+        self.last = ""  # the value read last, as it stands there
 
     @property
     def line(self) -> int:
@@ -164,7 +167,7 @@ class _Text:
                     return None, _reason(error)
             else:
                 if end < len(self.text) or self.ended:
-                    self.at = end
+                    self.last, self.at = self.text[self.at : end], end
                     return value, None
             self.more()
 
@@ -198,6 +201,17 @@ def _parquet(path: Path) -> Iterator[Row]:
     except (pyarrow.ArrowException, OSError) as error:
         why = " ".join(str(error).split())[:200]
         refuse("unreadable", f"{path} is not a readable Parquet file: {why}", "fetch it again", path)
+
+
+def _half(text: str, value: Any) -> str | None:
+    """Say where a value holds half a character (an escape like \\ud83d alone), which no tokenizer can read."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return None
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half a character: an escape \\ud800 to \\udfff without its other half"
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,10 @@ GOOD = json.dumps({"text": "好"}, ensure_ascii=False)
 TALK = {"instruction": "问", "output": "答"}
 
 
+def _write(path: Path, rows: list[Any]) -> None:
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+
+
 def _refusal(read: Callable[..., Any], path: Path) -> Any:
     with pytest.raises(Refusal) as refused:
         read([path], Findings())
@@ -158,3 +162,63 @@ def test_labelled_texts_are_read_from_every_container(tmp_path: Path, name: str,
 def test_a_table_cut_inside_a_quote_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('text,label\n好,1\n"坏', encoding="utf-8")
     assert _refusal(labelled, tmp_path / "a.csv").path == f"{tmp_path / 'a.csv'}:3"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.csv", "text;label\n一二,三;A\n四;B\n"),
+        ("tab.csv", "label\ttext\nA\t一二,三\nB\t四\n"),
+        ("more.csv", 'id,评论,标签\n1,"一二,三",A\n2,四,B\n'),
+        ("comma.tsv", 'text,label\n"一二,三",A\n四,B\n'),
+    ],
+)
+def test_a_header_says_which_columns_are_meant_and_what_parts_them(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert [(i.text, i.label) for i in labelled([tmp_path / name], Findings())] == [("一二,三", "A"), ("四", "B")]
+
+
+def test_three_columns_without_known_names_are_refused_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,body,score\n1,一二三,A\n", encoding="utf-8")
+    with pytest.raises(Refusal, match="no columns called text and label"):
+        labelled([tmp_path / "x.csv"], Findings())
+
+
+def test_whole_numbers_written_as_floats_are_classes(tmp_path: Path) -> None:
+    _write(tmp_path / "x.jsonl", [{"text": "一", "label": 1.0}, {"text": "二", "label": 0}])
+    assert [i.label for i in labelled([tmp_path / "x.jsonl"], Findings())] == ["1", "0"]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_half_a_character_is_refused_by_line(tmp_path: Path, name: str) -> None:
+    rows = ['{"text": "好 \\ud83d\\ude00"}', '{"text": "坏 \\ud83d"}']
+    (tmp_path / name).write_text("\n".join(rows) if name == "x.jsonl" else f"[{rows[0]},\n{rows[1]}]", encoding="utf-8")
+    with pytest.raises(Refusal, match=f"1 of 2 rows .*{name}:2: half a character"):
+        documents([tmp_path / name], Findings())
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"query": "q", "response": "a"},
+        {"kind": "QA", "input": "q", "target": "a"},
+        {"messages": [{"role": "User", "content": "q"}, {"role": "ASSISTANT", "content": "a"}]},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                {"role": "assistant", "content": "a"},
+            ]
+        },
+    ],
+)
+def test_questions_and_answers_are_read_under_their_usual_names(tmp_path: Path, row: Any) -> None:
+    _write(tmp_path / "x.jsonl", [row])
+    ((asked, said),) = [c.messages for c in conversations([tmp_path / "x.jsonl"], Findings())]
+    assert (asked.role, asked.content, said.role, said.content) == ("user", "q", "assistant", "a")
+
+
+@pytest.mark.parametrize("given", [5, [{"type": "image_url", "image_url": "x"}]])
+def test_an_input_that_is_no_text_is_refused_not_left_out(tmp_path: Path, given: Any) -> None:
+    _write(tmp_path / "x.jsonl", [{"instruction": "q", "input": given, "output": "a"}])
+    with pytest.raises(Refusal, match="`input` is not text"):
+        conversations([tmp_path / "x.jsonl"], Findings())
