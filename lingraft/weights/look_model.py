@@ -21,7 +21,7 @@ from lingraft.weights.fits import (
 from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import PICKLES, Header, of_llama2c, refuse_pointer
 from lingraft.weights.json_file import read_json
-from lingraft.weights.kinds import META, TOKENIZER_FILES, has_model, is_llama2c, names_in
+from lingraft.weights.kinds import META, TOKENIZER_FILES, has_model, is_llama2c, kind_of, names_in
 from lingraft.weights.peft_names import is_peft_state
 from lingraft.weights.shards import Read, check_index, few, shards_of
 from lingraft.weights.tokenizer_size import size_of_file, tokenizer_of
@@ -381,6 +381,8 @@ def look_at_unknown(path: Path, _: Read, findings: Findings) -> Facts:
     elif told:
         what = f"is {told[0]}, which lingraft does not read"
         remedy = told[1]
+    elif path.is_file() and kind_of(path.parent) != "unknown":
+        remedy = f"name the folder that it belongs to: {path.parent}"
     elif nearby:
         what = f"holds {len(nearby)} things and is none itself: {few([f'{p} ({kind})' for p, kind in nearby], 8)}"
         remedy = "name the one that you mean"

@@ -141,6 +141,10 @@ def test_megatrons_checkpoint_is_named_with_the_way_out(tmp_path: Path) -> None:
     assert answer["use"] is None and "Megatron" in findings.problems[0].message
 
 
+def test_of_a_file_that_goes_with_others_the_folder_is_named(left: Path) -> None:
+    assert str(left) in look(left / "adapter_config.json")[1].problems[0].remedy
+
+
 def test_an_archive_is_told_to_be_unpacked(left: Path, tmp_path: Path) -> None:
     file = shutil.make_archive(str(tmp_path / "adapter"), "zip", left)
     assert "unpack" in look(Path(file))[1].problems[0].remedy
