@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+from shlex import quote
 from typing import Any
 
 from lingraft.pipeline import Run, answer
-from lingraft.stage_keys import merges
+from lingraft.stage_keys import chain, merges
 from lingraft.stages import log_of
 
 FOLDERS = {
@@ -78,9 +79,12 @@ def targets(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 def next_commands(this: Run) -> list[str]:
     """Return the commands that a user would run next."""
-    merged, found = this.final, this.stack()
-    commands = [f"lingraft chat {merged}", f"lingraft inspect {this.out}"]
-    adapters = " ".join(f"--adapter {path}" for path in found.adapters)
+    merged, found = quote(str(this.final)), this.stack()
+    look = f"lingraft inspect {quote(str(this.out))}"
+    if not chain(this.recipe) and this.recipe.vocab is None:  # a classifier or a reward model: nothing to talk with
+        return [look]
+    commands = [f"lingraft chat {merged}", look]
+    adapters = " ".join(f"--adapter {quote(str(path))}" for path in found.adapters)
     if merges(this.recipe):
-        commands.append(f"lingraft verify {merged} --base {found.base} {adapters}")
+        commands.append(f"lingraft verify {merged} --base {quote(str(found.base))} {adapters}")
     return [*commands, f"lingraft export {merged} --to gguf --type Q8_0 --out {this.recipe.name}.gguf"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from lingraft.cache import cache
@@ -44,7 +45,7 @@ def never_checked(path: Path, fingerprint: str | None = None) -> list[Problem]:
         Problem(
             "not-found",
             f"{path} ({which}): no record that it was ever {' or '.join(missing)}",
-            ", ".join(REMEDIES[what].format(path=path) for what in missing),
+            ", ".join(REMEDIES[what].format(path=quote(str(path))) for what in missing),
             str(path),
         )
     ]

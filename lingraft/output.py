@@ -54,6 +54,13 @@ def require_space(out: Path, nbytes: int) -> None:
         )
 
 
+def check_file_place(out: Path) -> None:
+    """Make the folder that a file will lie in; refuse (`output-exists`) a name that is a folder's."""
+    if out.is_dir():
+        refuse("output-exists", f"{out} is a folder, and a file is due", "name a file in it", out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def output_directory(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty directory beside ``out``; rename it to ``out`` on success, remove it on any failure.
@@ -81,8 +88,8 @@ def output_directory(out: Path, overwrite: bool = False) -> Iterator[Path]:
 def output_file(out: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a path beside ``out`` to write to; rename it on success, remove it on any failure."""
     if out.exists() and not overwrite:
-        refuse("output-exists", f"{out} exists already", "choose another --out, or add --overwrite", out)
-    out.parent.mkdir(parents=True, exist_ok=True)
+        refuse("output-exists", f"{out} exists already", "choose another name, or add --overwrite", out)
+    check_file_place(out)
     _sweep(out)
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:

@@ -122,6 +122,8 @@ def _window(recipe: Recipe, first: str | None, last: str | None) -> list[str]:
             )
     start = names.index(first) if first else 0
     stop = names.index(last) + 1 if last else len(names)
+    if start >= stop:
+        refuse("recipe-invalid", f"{last} comes before {first}: nothing lies between", f"the order: {', '.join(names)}")
     return names[start:stop]
 
 

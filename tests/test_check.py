@@ -98,3 +98,16 @@ def test_what_a_recipe_goes_on_from_and_what_gguf_cannot_hold_are_told_before_tr
     with pytest.raises(Refusal) as error:
         check(recipe, (f"base={tmp_path}/o", "export=[{to: gguf}]"), False, Findings())
     assert "olmo2" in told(error)[0][1]
+
+
+def test_a_window_of_stages_that_holds_none_is_refused(recipe: Path) -> None:
+    with pytest.raises(Refusal, match="sft comes before merge"):
+        run(load(recipe), Findings(), first="merge", last="sft")
+
+
+def test_a_classifiers_report_does_not_send_its_reader_to_chat() -> None:
+    from lingraft.facts import next_commands
+    from lingraft.pipeline import Run
+
+    value = parse({"name": "c", "base": "b", "out": "o o", "classify": {"data": "d.tsv"}})
+    assert next_commands(Run(value, Path("b"), Findings())) == ["lingraft inspect 'o o'"]

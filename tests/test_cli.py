@@ -1,6 +1,7 @@
 """The command line: exit codes, one JSON object on stdout, nothing heavy before it is needed."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,20 @@ def test_new_copies_a_recipe_and_refuses_to_overwrite(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8").startswith("# The main job")
     assert lingraft("new", "quickstart", target).returncode == 1
     assert lingraft("new", "nothing", tmp_path / "x.yaml").returncode == 1
+
+
+def test_wrong_usage_under_json_leaves_one_object_on_stdout() -> None:
+    done = lingraft("run", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["ok"] is False
+    assert "Missing argument" in done.stderr
+
+
+def test_the_next_command_works_in_a_shell_though_a_path_has_spaces(tmp_path: Path) -> None:
+    answer = json.loads(lingraft("new", "quickstart", tmp_path / "我的 r.yaml", "--json").stdout)
+    assert shlex.split(answer["next"]) == ["lingraft", "check", str(tmp_path / "我的 r.yaml")]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    done = lingraft("evaluate", tmp_path / "no-model", "--report", tmp_path, "--json")
+    assert [p["code"] for p in json.loads(done.stdout)["problems"]] == ["output-exists"]

@@ -45,6 +45,10 @@ def main() -> None:
 
             run(app)
         app(standalone_mode=True)
+    except SystemExit as left:
+        if left.code == 2 and "--json" in sys.argv:  # wrong usage: nothing has been answered yet
+            print('{"ok": false, "error": "wrong usage: stderr says what is", "problems": [], "warnings": []}')
+        raise
     except KeyboardInterrupt:
         print(told("interrupted; the same command begins again where it can"), file=sys.stderr)
         sys.exit(130)

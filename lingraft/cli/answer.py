@@ -43,6 +43,8 @@ def answer(
         outcome = attempt(call, frozenset(allow))
     except KeyboardInterrupt:  # typer itself would exit with 130 and say nothing
         say("interrupted; the same command begins again where it can")
+        if json_out:
+            print(json.dumps({"ok": False, "error": "interrupted", "problems": [], "warnings": []}), file=stdout)
         raise typer.Exit(130) from None
     finally:
         sys.stdout = stdout

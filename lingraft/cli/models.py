@@ -82,7 +82,10 @@ def evaluate(
     def call(findings: Findings) -> Answer:
         from lingraft.evaluate.run import evaluate as measure
         from lingraft.evaluate.tasks import split
+        from lingraft.output import check_file_place
 
+        if report is not None:  # not after an hour of measuring
+            check_file_place(report)
         result = measure(
             models,
             text=text,

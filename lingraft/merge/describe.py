@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 
@@ -15,7 +16,7 @@ def describe(base: str, answer: Mapping[str, Any]) -> str:
         lines.append(_fact("adapter", f"{one['adapter']}: all {one['tensors']:,} tensors used ({did})"))
     lines.append(_fact("fingerprint", answer["fingerprint"]))
     lines.append(_fact("took", f"{answer['seconds']:.1f} s and {answer['peak_memory'] / 1e6:,.0f} MB of memory"))
-    lines.append(_fact("next", f"lingraft verify {answer['out']} --base {base}"))
+    lines.append(_fact("next", f"lingraft verify {quote(str(answer['out']))} --base {quote(base)}"))
     return "\n".join(lines)
 
 

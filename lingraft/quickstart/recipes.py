@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from lingraft.output import output_file
@@ -23,4 +24,4 @@ def copy(name: str, file: Path, overwrite: bool = False) -> dict[str, Any]:
         refuse("not-found", f"there is no recipe {name!r}", f"choose one of: {', '.join(names())}", name)
     with output_file(file, overwrite) as partial:
         partial.write_bytes(source.read_bytes())
-    return {"recipe": name, "out": str(file), "next": f"lingraft check {file}"}
+    return {"recipe": name, "out": str(file), "next": f"lingraft check {quote(str(file))}"}
