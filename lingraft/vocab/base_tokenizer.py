@@ -37,6 +37,9 @@ class BaseTokenizer(Protocol):
     def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the old ids that each text takes inside a text."""
 
+    def reachable(self, texts: Sequence[str]) -> list[str]:
+        """Return those of the texts that encoding can come to, were they all pieces."""
+
     def write(self, out: Path, files: Sequence[Path], pieces: Pieces) -> None:
         """Write the larger tokenizer's files."""
 
@@ -57,10 +60,21 @@ class ByteBpe:
         return {to_bytes(token).decode("utf-8", "replace").replace(" ", SPACE) for token in self.fast.get_vocab()}
 
     def learn(self, runs: Mapping[str, int], size: int) -> Pieces:
-        return learn.learn(runs, self.fast, size)
+        return learn.learn(runs, self.fast, size, extend_bpe.spaces_texts(self.description))
 
     def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         return learn.old_pieces([text.replace(SPACE, " ") for text in texts], self.fast)
+
+    def reachable(self, texts: Sequence[str]) -> list[str]:
+        if extend_bpe.spaces_texts(self.description):
+            refuse(
+                "tokenizer-mismatch",
+                f"{self.base}: its tokenizer puts a space before every text (add_prefix_space), which would then stand "
+                "behind each new word, too",
+                "learn pieces from a corpus instead: those become merges",
+                self.base / "tokenizer.json",
+            )
+        return list(texts)
 
     def write(self, out: Path, files: Sequence[Path], pieces: Pieces) -> None:
         extend_bpe.write_tokenizer(self.base, out, files, pieces)
@@ -86,6 +100,11 @@ class SentencePiece:
 
     def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         return extend_sentencepiece.old_pieces(texts, self.fast)
+
+    def reachable(self, texts: Sequence[str]) -> list[str]:
+        """Leave out what holds a character that is no piece: SentencePiece would join it, tokenizers its bytes not."""
+        known = self.known() | set(texts)
+        return [text for text in texts if all(char in known for char in text)]
 
     def write(self, out: Path, files: Sequence[Path], pieces: Pieces) -> None:
         extend_sentencepiece.write_tokenizer(self.base, out, files, [piece.text for piece in pieces])
@@ -119,6 +138,9 @@ class Unigram:
 
     def old_pieces(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         return extend_sentencepiece.old_pieces(texts, self.fast)
+
+    def reachable(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)
 
     def write(self, out: Path, files: Sequence[Path], pieces: Pieces) -> None:
         extend_unigram.write_tokenizer(self.base, out, files, pieces, self.fast)

@@ -28,6 +28,11 @@ def is_byte_bpe(description: Json) -> bool:
     return model.get("type", "BPE") == "BPE" and "ByteLevel" in json.dumps(description.get("decoder"))
 
 
+def spaces_texts(description: Json) -> bool:
+    """Tell whether a space is put before every text, which also means behind every added token."""
+    return '"add_prefix_space": true' in json.dumps(description.get("pre_tokenizer"))
+
+
 def size_of(description: Json) -> int:
     """Return one more than the highest id: where new pieces begin."""
     ids: list[int] = list(description["model"]["vocab"].values())

@@ -18,9 +18,12 @@ WHOLE = 0.8  # of the corpus' Han characters, as they occur, from which on merge
 Pieces = Sequence[Merge | Word]
 
 
-def learn(runs: Mapping[str, int], tokenizer: Tokenizer, size: int) -> Pieces:
-    """Return at most ``size`` new pieces, the most useful first; ``runs`` counts the corpus' runs of Han characters."""
-    if whole_share(runs, tokenizer) >= WHOLE:
+def learn(runs: Mapping[str, int], tokenizer: Tokenizer, size: int, merges: bool = False) -> Pieces:
+    """Return at most ``size`` new pieces, the most useful first; ``runs`` counts the corpus' runs of Han characters.
+
+    ``merges`` where words cannot be added tokens.
+    """
+    if merges or whole_share(runs, tokenizer) >= WHOLE:
         return learn_bpe.learn(runs, tokenizer, size)
     return learn_words.learn(runs, lambda texts: [len(ids) for ids in old_pieces(texts, tokenizer)], size)
 

@@ -89,6 +89,7 @@ def extend(
     check_free(out, overwrite, [base])
     checkpoint = _causal(base)
     old = base_tokenizer.read(base)
+    _require_rows(checkpoint, old.size)
     text = sample(settings.corpus or (SHIPPED,), findings, seed=seed)
     pieces, choice = _pieces(old, text, settings)
     _require_room(checkpoint, out, len(pieces))
@@ -111,7 +112,7 @@ def as_text(result: dict[str, Any]) -> str:
     """Return what `extend` answered as a person reads it in a terminal."""
     before, after = result["tokens_per_character"]["before"], result["tokens_per_character"]["after"]
     lines = [
-        f"new pieces: {result['new_pieces']:,}, such as {' '.join(result['examples'])}",
+        f"new pieces: {result['new_pieces']:,}, such as {' '.join(result['examples']) or '-'}",
         f"tokenizer: {result['old_size']:,} → {result['new_size']:,} tokens, {result['rows']:,} rows in the model",
         f"tokens/char: {before:.3f} → {after:.3f} ({after / before - 1:+.1%})",
         f"why: {result['why']}",
@@ -143,6 +144,20 @@ def _causal(base: Path) -> Checkpoint:
     return checkpoint
 
 
+def _require_rows(base: Checkpoint, tokens: int) -> None:
+    """Refuse (`vocab-mismatch`) a base with tokens that have no row: new ones would take the wrong places."""
+    for name in {embedding_name(base.tensors), HEAD} & set(base.tensors):
+        rows = header(base.tensors, name).shape[0]
+        if rows < tokens:
+            refuse(
+                "vocab-mismatch",
+                f"{base.path}: its tokenizer has {tokens:,} tokens, but {name} only {rows:,} rows",
+                "take the tokens without a row out of the tokenizer, or give the model rows for them first",
+                base.path,
+                name,
+            )
+
+
 def _pieces(old: BaseTokenizer, text: Sample, settings: Settings) -> tuple[Pieces, Choice]:
     if settings.unite is not None:
         return _united(old, settings.unite, settings.all_pieces)
@@ -161,14 +176,19 @@ def _pieces(old: BaseTokenizer, text: Sample, settings: Settings) -> tuple[Piece
 
 def _united(old: BaseTokenizer, path: Path, all_pieces: bool) -> tuple[Pieces, Choice]:
     theirs, known = unite_with.pieces_of(path), old.known()
-    taken = unite_with.new_pieces(theirs, known, all_pieces)
-    left_out = len(unite_with.new_pieces(theirs, known, True)) - len(taken)
+    chosen = unite_with.new_pieces(theirs, known, all_pieces)
+    taken = old.reachable(chosen)
+    left_out = len(unite_with.new_pieces(theirs, known, True)) - len(chosen)
     pieces = [Word(text, 0, len(ids)) for text, ids in zip(taken, old.old_pieces(taken), strict=True)]
     why = (
         f"{len(pieces):,} new pieces of {path.name}. {left_out:,} are left out, for they hold no Han character and "
-        "would change how other text is encoded (--all-pieces takes them too)"
+        "would change how other text is encoded (--all-pieces takes them too)."
     )
-    return pieces, Choice(len(pieces), f"all {len(pieces):,} new pieces of {path.name}" if all_pieces else why)
+    more = len(chosen) - len(taken)
+    never = f" {more:,} hold a character that is no piece by itself, so that nothing joins them." if more else ""
+    return pieces, Choice(
+        len(pieces), (f"all {len(pieces):,} new pieces of {path.name}." if all_pieces else why) + never
+    )
 
 
 def _bytes(checkpoint: Checkpoint) -> int:

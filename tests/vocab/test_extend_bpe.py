@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from vocab_texts import CHINESE, MIXED, WITHOUT_HAN
 
@@ -164,3 +165,32 @@ def test_whole_characters_get_merges_and_broken_ones_whole_words(
         "added_tokens": len(new["added_tokens"]) - len(old["added_tokens"]),
     }
     assert more == {"merges": 0, "added_tokens": 0, grows: 20}
+
+
+def test_a_base_with_fewer_rows_than_tokens_is_refused(make_base: Base, corpus: Path, tmp_path: Path) -> None:
+    base = make_base(rows=300)
+    with pytest.raises(Refusal) as refused:
+        extend(base, tmp_path / "out", corpus=[corpus], size=8, findings=Findings())
+    assert refused.value.problems[0].code == "vocab-mismatch" and not (tmp_path / "out").exists()
+
+
+def _spacing(base: Path) -> Path:
+    """Let a tokenizer put a space before every text."""
+    file = base / "tokenizer.json"
+    file.write_text(
+        file.read_text(encoding="utf-8").replace('"add_prefix_space": false', '"add_prefix_space": true', 1)
+    )
+    return base
+
+
+def test_a_tokenizer_that_spaces_every_text_gets_merges_and_loses_no_character(
+    make_base: Base, corpus: Path, tmp_path: Path
+) -> None:
+    base = _spacing(make_base())
+    extend(base, tmp_path / "larger", corpus=[corpus], size=40, init="mean", findings=Findings())
+    old, new = (Tokenizer.from_file(str(path / "tokenizer.json")) for path in (base, tmp_path / "larger"))
+    for text in CHINESE:
+        before, after = (each.encode(text, add_special_tokens=False) for each in (old, new))
+        assert new.decode(after.ids) == old.decode(before.ids) and len(after.ids) < len(before.ids)
+    with pytest.raises(Refusal, match="add_prefix_space"):
+        extend(base, tmp_path / "united", unite=tmp_path / "larger", findings=Findings())

@@ -165,3 +165,17 @@ def test_a_tokenizer_model_alone_is_read_as_sentencepiece_reads_it(small: Path, 
     texts = [*MIXED.splitlines(), *ENGLISH]
     assert agreeing(tmp_path / "out", texts) == texts
     assert AutoTokenizer.from_pretrained(tmp_path / "out")("hello").input_ids[0] == proto(small).trainer_spec.bos_id
+
+
+def test_a_united_piece_of_characters_that_are_none_is_left_out_for_the_two_libraries_differ_on_it(
+    small: Path, tmp_path: Path
+) -> None:
+    other = pb2.ModelProto.FromString((small / "tokenizer.model").read_bytes())
+    for text in ("龘靐", "齉", "齉齉"):
+        other.pieces.add(piece=text, score=-1.0, type=1)
+    (tmp_path / "other.model").write_bytes(other.SerializeToString())
+    told = extend(small, tmp_path / "out", unite=tmp_path / "other.model", init="mean", findings=Findings())
+    assert told["new_pieces"] == 2 and "1 hold a character" in told["why"]
+    new = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("龘靐齉齉齉", "一龘靐"):
+        assert new(text, add_special_tokens=False).input_ids == _model(tmp_path / "out").encode(text)
