@@ -20,7 +20,7 @@ from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import of_file
 from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
-from lingraft.weights.look_deepspeed import look_at_deepspeed
+from lingraft.weights.look_deepspeed import look_at_deepspeed, step_folder
 from lingraft.weights.look_model import (
     Facts,
     look_at_gguf,
@@ -34,6 +34,7 @@ from lingraft.weights.look_model import (
 from lingraft.weights.look_run import Run, look_at_checkpoint, look_at_run, open_run, result_in
 from lingraft.weights.shards import Read, shards_of
 
+ONLY = "using the model: the weights are nowhere else"
 LOOKS: dict[Kind, Callable[[Path, Read, Findings], Facts]] = {
     "hf-model": look_at_model,
     "peft-adapter": look_at_adapter,
@@ -112,9 +113,21 @@ def _contents(here: Path, run: Run | None, use: Path | None, read: Read, finding
     parts = [
         _folder_part(file, here) if file.is_dir() else part_of(file, here, read, findings, stale) for file in files
     ]
-    if run is None:
-        return parts
-    return [_in_run(part, file, run, use) for part, file in zip(parts, files, strict=True)]
+    if run is not None:
+        parts = [_in_run(part, file, run, use) for part, file in zip(parts, files, strict=True)]
+    state = _only_state(use)
+    return [
+        replace(part, needed_for=ONLY, removable=False) if state in file.parents or file == state else part
+        for part, file in zip(parts, files, strict=True)
+    ]
+
+
+def _only_state(use: Path | None) -> Path | None:
+    """Return the training state that alone holds the weights to use, if one does: it must stay."""
+    if use is None or use.name.startswith("pytorch_model_fsdp"):
+        return use
+    names, step = names_in(use), step_folder(use)
+    return None if has_adapter(names) or has_model(names) or step == use else step
 
 
 def _stale(folder: Path) -> list[Path]:

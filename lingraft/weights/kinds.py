@@ -66,6 +66,7 @@ CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # The Trainer's name, and those of accelerate's and people's own loops, of torchtune and of DeepSpeed.
 STEP = re.compile(r"(?:checkpoint|step|epoch|iter)[-_](\d+)")
 MEGATRON = re.compile(r"mp_rank_\d\d(?:_\d{3}){0,2}")
+ACCELERATE = "pytorch_model"  # the folder that accelerate has DeepSpeed write, instead of global_stepN
 GLOBAL_STEP = re.compile(r"global_step(\d+)")
 
 
@@ -170,7 +171,7 @@ def _is_checkpoint(path: Path, names: set[str]) -> bool:
     steps = any(GLOBAL_STEP.fullmatch(name) for name in names) and (
         "trainer_state.json" in names or has_model(names) or has_adapter(names)
     )
-    fsdp = any(name.startswith("pytorch_model_fsdp") for name in names)
+    fsdp = fsdp_part(path) is not None
     numbered = CHECKPOINT.fullmatch(path.name) is not None and bool(names)
     return (
         ("trainer_state.json" in names and (bool(state) or numbered))
@@ -181,15 +182,21 @@ def _is_checkpoint(path: Path, names: set[str]) -> bool:
     )
 
 
+def fsdp_part(path: Path) -> Path | None:
+    """Return what accelerate and the Trainer save of a model under FSDP: a folder of shards, or one file."""
+    parts = sorted(path / name for name in names_in(path) if name.startswith("pytorch_model_fsdp"))
+    return parts[0] if parts else None
+
+
 def _is_deepspeed(path: Path, names: set[str]) -> bool:
     if any(DEEPSPEED.fullmatch(name) for name in names):
         return True
-    steps = [name for name in names if GLOBAL_STEP.fullmatch(name)]
+    steps = [name for name in names if GLOBAL_STEP.fullmatch(name) or name == ACCELERATE]
     return any(DEEPSPEED.fullmatch(inner) for name in steps for inner in names_in(path / name))
 
 
 def _is_state_dict(_: Path, names: set[str]) -> bool:
-    others = {*STATE_FILES, "training_args.bin"}
+    others = {*STATE_FILES, "training_args.bin", "scheduler.bin", "sampler.bin"}
     return any(name.endswith((".safetensors", ".distcp", *PICKLES)) for name in names - others)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from lingraft.problems import Findings, Refusal
 from lingraft.weights.headers import Header, refuse_strange
-from lingraft.weights.kinds import DEEPSPEED, GLOBAL_STEP, names_in
+from lingraft.weights.kinds import ACCELERATE, DEEPSPEED, GLOBAL_STEP, names_in
 from lingraft.weights.look_model import Facts
 from lingraft.weights.pickle_header import PickleHeader, read_pickle, sketches
 from lingraft.weights.shards import Read
@@ -94,6 +94,8 @@ def step_folder(path: Path) -> Path:
     latest = path / "latest"
     if latest.is_file() and (path / latest.read_text(errors="replace").strip()).is_dir():
         return path / latest.read_text(errors="replace").strip()
+    if ACCELERATE in names and any(DEEPSPEED.fullmatch(name) for name in names_in(path / ACCELERATE)):
+        return path / ACCELERATE
     return steps[max(steps)] if steps else path
 
 

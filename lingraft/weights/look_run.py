@@ -10,10 +10,20 @@ from typing import Any
 
 from lingraft.problems import Findings, Refusal
 from lingraft.weights.json_file import read_json
-from lingraft.weights.kinds import CHECKPOINT, STEP, has_adapter, has_model, holds_step, names_in, subfolders
+from lingraft.weights.kinds import (
+    CHECKPOINT,
+    DEEPSPEED,
+    STEP,
+    fsdp_part,
+    has_adapter,
+    has_model,
+    holds_step,
+    names_in,
+    subfolders,
+)
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
 from lingraft.weights.look_deepspeed import look_at_deepspeed, step_folder
-from lingraft.weights.look_model import Facts, look_at_model, note_empty
+from lingraft.weights.look_model import Facts, look_at_model, look_at_state_dict, note_empty
 from lingraft.weights.shards import Read, shards_of
 
 STATE = "trainer_state.json"
@@ -63,7 +73,13 @@ def look_at_run(run: Run, read: Read, findings: Findings) -> Facts:
     """Return the facts of the part to use; every other part is looked at for damage alone."""
     for folder in (run.path, *run.checkpoints, *_results(run.path)):
         _damage(folder, read, findings)
-    return look_at_result(run.use, read, findings) if run.use else Facts()
+    if run.use is not None:
+        return look_at_result(run.use, read, findings)
+    if not findings.problems:
+        findings.problem(
+            "not-found", f"{run.path} holds nothing that can be used", "train on, or copy it again", run.path
+        )
+    return Facts()
 
 
 def look_at_checkpoint(path: Path, read: Read, findings: Findings) -> Facts:
@@ -83,17 +99,19 @@ def look_at_checkpoint(path: Path, read: Read, findings: Findings) -> Facts:
 def look_at_result(path: Path, read: Read, findings: Findings) -> Facts:
     """Look at a folder that holds an adapter, a model or a DeepSpeed state."""
     names = names_in(path)
-    look = look_at_adapter if has_adapter(names) else look_at_model if has_model(names) else look_at_deepspeed
-    return look(path, read, findings)
+    if has_adapter(names) or has_model(names):
+        return (look_at_adapter if has_adapter(names) else look_at_model)(path, read, findings)
+    state = step_folder(path) != path or any(DEEPSPEED.fullmatch(name) for name in names)
+    return (look_at_deepspeed if state else look_at_state_dict)(path, read, findings)
 
 
 def result_in(folder: Path) -> Path | None:
-    """Return the folder of the trained weights: itself, a folder inside (as callbacks save), or a DeepSpeed state."""
+    """Return where the trained weights are: the folder, one inside (as callbacks save), a DeepSpeed or FSDP state."""
     names = names_in(folder)
     if has_adapter(names) or has_model(names):
         return folder
     inner = next((f for f in subfolders(folder) if has_adapter(names_in(f)) or has_model(names_in(f))), None)
-    return inner or (folder if step_folder(folder) != folder else None)
+    return inner or (folder if step_folder(folder) != folder else fsdp_part(folder))
 
 
 def whole(folder: Path | None, read: Read) -> bool:
@@ -108,7 +126,7 @@ def whole(folder: Path | None, read: Read) -> bool:
     if has_model(names):
         shards = shards_of(folder, Findings())
         return bool(shards.files) and not shards.missing and all(read(file) for file in shards.files)
-    return step_folder(folder) != folder
+    return step_folder(folder) != folder or folder.name.startswith("pytorch_model_fsdp")
 
 
 def _choices(

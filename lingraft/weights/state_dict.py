@@ -19,7 +19,16 @@ from lingraft.weights.tied import HEAD, is_copy
 
 NAME = "state_dict"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-STATE = ("optimizer", "scheduler", "training_args", "rng_state", "trainer_state", "scaler")  # a trainer's, no weights
+# A trainer's, no weights.
+STATE = (
+    "optimizer",
+    "scheduler",
+    "training_args",
+    "rng_state",
+    "trainer_state",
+    "scaler",
+    "sampler",
+)
 
 
 def knows(path: Path) -> bool:

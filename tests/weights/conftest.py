@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import launched
 from weights_judges import ZERO_CASES, LlamaCpp
 
 
@@ -62,27 +60,7 @@ def zero_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of ZeRO states, one a case of ZERO_CASES, out of real runs of two processes."""
     pytest.importorskip("deepspeed")
     out = tmp_path_factory.mktemp("zero")
-    with socket.socket() as free:  # DeepSpeed names its shared memory by the port, so it must be a real one
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        port,
-        str(Path(__file__).with_name("deepspeed_run.py")),
-        str(out),
-        *ZERO_CASES,
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        timeout=1800,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = launched(Path(__file__).with_name("deepspeed_run.py"), out, *ZERO_CASES)
+    told = process.communicate()[1]
+    assert process.returncode == 0, told[-3000:]
     return out

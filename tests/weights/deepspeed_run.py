@@ -1,6 +1,6 @@
 """Run as two processes: train a tiny Llama for two steps under ZeRO on the CPU and save its state, case by case.
 
-python -m torch.distributed.run --nproc_per_node 2 deepspeed_run.py OUT 1-lora-fp32 3-full-bf16 …
+PYTHONPATH=tests python -m torch.distributed.run --nproc_per_node 2 deepspeed_run.py OUT 1-lora-fp32 3-full-bf16 …
 """
 
 import sys
@@ -10,6 +10,7 @@ import deepspeed
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
+from two_processes import through_gloo
 
 
 def train(out: Path, stage: int, kind: str, dtype: str) -> None:
@@ -47,6 +48,7 @@ def train(out: Path, stage: int, kind: str, dtype: str) -> None:
 
 
 if __name__ == "__main__":
+    through_gloo()
     deepspeed.init_distributed("gloo")
     for case in sys.argv[2:]:
         number, kind, dtype = case.split("-")

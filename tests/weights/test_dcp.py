@@ -109,3 +109,29 @@ def test_a_folder_around_the_state_gives_its_config(saved: Path, tiny_llama: Pat
     shutil.copytree(saved, run / "pytorch_model_fsdp_0")
     shutil.copy(tiny_llama / "config.json", run)
     assert ours.read(run).config["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"])
+def test_what_accelerate_saves_of_a_model_under_fsdp_is_to_be_used(
+    saved: Path, tmp_path: Path, name: str
+) -> None:
+    step = tmp_path / "run" / "checkpoint_0"
+    step.mkdir(parents=True)
+    theirs = judged(saved, tmp_path / "judge.pt")
+    torch.save({}, step / "optimizer.bin")
+    if name.endswith(".bin"):
+        torch.save(theirs, step / name)
+    else:
+        shutil.copytree(saved, step / name)
+    for path in (tmp_path / "run", step):
+        findings = Findings()
+        found = inspect(path, False, findings)
+        assert found["use"] == str(step / name) and found["tensors"] == len(theirs) and not findings.problems
+        assert not [part for part in found["contents"] if name in part["path"] and part["removable"]]
+    assert same(formats.open_checkpoint(Path(found["use"])).tensors, theirs)
+
+
+def test_a_run_in_which_nothing_can_be_used_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-2").mkdir()
+    findings = Findings()
+    assert inspect(tmp_path, False, findings)["use"] is None and findings.problems

@@ -122,3 +122,21 @@ def test_model_states_alone_of_zero_3_hold_no_weights(zero_runs: Path, tmp_path:
     with pytest.raises(Refusal) as refusal:
         deepspeed.read(folder)
     assert codes(refusal) == ["missing-shard"]
+
+
+@pytest.mark.parametrize("latest", [True, False])
+def test_the_folder_that_accelerate_has_deepspeed_write_is_read_and_must_stay(
+    zero_runs: Path, tmp_path: Path, latest: bool
+) -> None:
+    from lingraft.weights.inspect import inspect
+
+    step = tmp_path / "run" / "step_2"  # accelerate's save_state calls save_checkpoint(step, "pytorch_model")
+    shutil.copytree(zero_runs / "3-full-bf16" / "global_step2", step / "pytorch_model")
+    torch.save({}, step / "scheduler.bin")
+    if latest:
+        (step / "latest").write_text("pytorch_model")
+    found = inspect(tmp_path / "run", False, Findings())
+    assert (found["kind"], found["use"]) == ("training-run", str(step)) and found["parameters"]
+    assert not [p for p in found["contents"] if "states.pt" in p["path"] and p["removable"]]
+    theirs = judged(zero_runs / "3-full-bf16")
+    assert same({name: formats.open_checkpoint(step).tensors[name] for name in theirs}, theirs)
