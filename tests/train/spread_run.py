@@ -1,10 +1,12 @@
 """Run as two processes: train recipes one after another, stopping where a name ends in :STEP.
 
-python -m torch.distributed.run --nproc_per_node 2 spread_run.py a.yaml:3 a.yaml b.yaml …
+PYTHONPATH=tests python -m torch.distributed.run --nproc_per_node 2 spread_run.py a.yaml:3 a.yaml b.yaml …
 """
 
 import sys
 from pathlib import Path
+
+from two_processes import through_gloo
 
 from lingraft.pipeline import run
 from lingraft.problems import Findings, Refusal, refuse
@@ -25,6 +27,7 @@ def stopped(self, args, state, control, **more):
 
 
 Watch.on_step_end = stopped
+through_gloo()
 with launch.led():
     for argument in sys.argv[1:]:
         name, _, step = argument.partition(":")

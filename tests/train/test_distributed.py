@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 from transformers import AutoModelForCausalLM
+from two_processes import launched
 
 from lingraft.pipeline import run
 from lingraft.problems import Findings, Refusal
@@ -58,25 +56,6 @@ def recipe(
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(told | ({"distributed": spread} if spread else {})))
     return path
-
-
-def launched(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start two processes on the CPU."""
-    with socket.socket() as free:  # DeepSpeed names its shared memory by the port, so it must be a real one
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--master_port",
-        port,
-        *map(str, arguments),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -165,18 +144,24 @@ def test_inspect_knows_every_part_of_what_they_leave(runs: Path, name: str) -> N
 
 
 @pytest.mark.slow
-def test_the_command_killed_and_repeated_answers_once_and_keeps_tied_rows(tmp_path: Path, tiny_llama: Path) -> None:
+def test_the_command_killed_and_repeated_answers_once_and_keeps_tied_rows(
+    tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("deepspeed")
     tied = {"kind": "lora", "r": 4, "save": ["embed_tokens"]}
     run(load(recipe(tmp_path, "one", tiny_llama, 4, technique=tied)), Findings())
     path = recipe(tmp_path, "killed", tiny_llama, 2, {"kind": "zero3"}, tied)
-    process = launched("-m", "lingraft", "run", path, "--json")
+    command = (Path(__file__).with_name("spread_command.py"), "run", path, "--json")
+    monkeypatch.setenv("HOLD", "5")
+    process = launched(*command)
     home = tmp_path / "killed" / "work" / "pretrain" / "checkpoints"
-    while process.poll() is None and not (home / "checkpoint-4").exists():
-        time.sleep(0.01)
+    while not (home / "checkpoint-4").exists():
+        assert process.poll() is None, process.communicate()[1][-4000:]
+        time.sleep(0.05)
     kill(process)
     assert not (tmp_path / "killed" / "pretrain").exists()
-    answer = json.loads(finished(launched("-m", "lingraft", "run", path, "--json")))
+    monkeypatch.delenv("HOLD")
+    answer = json.loads(finished(launched(*command)))
     assert answer["ok"] and [stage["name"] for stage in answer["stages"]] == ["pretrain", "merge", "verify", "report"]
     one, two = adapter(tmp_path / "one"), adapter(tmp_path / "killed")
     assert set(one) == set(two) and all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
