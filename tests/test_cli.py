@@ -84,3 +84,13 @@ def test_the_next_command_works_in_a_shell_though_a_path_has_spaces(tmp_path: Pa
 def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     done = lingraft("evaluate", tmp_path / "no-model", "--report", tmp_path, "--json")
     assert [p["code"] for p in json.loads(done.stdout)["problems"]] == ["output-exists"]
+
+
+def test_every_verb_but_chat_takes_json() -> None:
+    import typer
+
+    from lingraft.cli import app
+
+    verbs = vars(typer.main.get_command(app))["commands"]
+    without = {name for name, verb in verbs.items() if not any("--json" in p.opts for p in verb.params)}
+    assert without == {"chat"}

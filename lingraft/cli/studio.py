@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lingraft.cli.answer import Answer, answer
+from lingraft.cli.answer import Answer, Json, answer
 from lingraft.problems import Findings
 
 app = typer.Typer()
@@ -26,6 +26,7 @@ def studio(
     password: Annotated[
         str | None, typer.Option("--password", envvar="LINGRAFT_STUDIO_PASSWORD", help="Ask for this word.")
     ] = None,
+    json_out: Json = False,
 ) -> None:
     """Open a local web page: runs with live curves, weights, vocabularies, models side by side."""
 
@@ -35,4 +36,4 @@ def studio(
         serve(runs.expanduser(), host, port, password)
         return {}
 
-    answer(call, False, [])
+    answer(call, json_out, [])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from lingraft.cli.answer import Adapters, Allow, Answer, Base, answer, one_of
+from lingraft.cli.answer import Adapters, Allow, Answer, Base, Json, answer, one_of
 from lingraft.problems import Findings
 from lingraft.sizes import parse_size
 
@@ -47,6 +47,7 @@ def serve(
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.")] = 600.0,
     max_body: Annotated[str, typer.Option("--max-body", help="The largest request, such as 4MB.")] = "4MiB",
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")] = False,
+    json_out: Json = False,
     allow: Allow = [],
 ) -> None:
     """Serve a model and adapters of it, as OpenAI's API does."""
@@ -85,7 +86,7 @@ def serve(
         return {}
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    answer(call, False, allow)
+    answer(call, json_out, allow)
 
 
 def _limits(**told: Any) -> Limits:
