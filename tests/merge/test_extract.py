@@ -232,3 +232,14 @@ def test_the_lineage_knows_the_tokenizer_that_lies_beside_the_adapter(
     extract(tuned, base(), tmp_path / "a", rank=4, findings=Findings())
     lineage = read_lineage(tmp_path / "a")
     assert lineage is not None and lineage.tokenizer == tokenizer_digest(tuned) is not None
+
+
+def test_a_tuned_model_that_holds_nan_is_refused_by_its_tensor(base: Callable[..., Path], tmp_path: Path) -> None:
+    def spoil(model: Any) -> None:
+        low_rank(model)
+        model.model.layers[1].mlp.up_proj.weight[2, 3] = float("nan")
+
+    with pytest.raises(Refusal) as refused:
+        extract(tune(base(), tmp_path / "tuned", spoil), base(), tmp_path / "out", rank=3, findings=Findings())
+    (problem,) = refused.value.problems
+    assert (problem.code, problem.tensor) == ("non-finite", "model.layers.1.mlp.up_proj.weight")
