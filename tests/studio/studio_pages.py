@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import warm
 
 
 @dataclass
@@ -30,8 +30,7 @@ class Seen:
 
 def verb(*words: str | Path) -> dict[str, Any]:
     """Return what `lingraft … --json` prints."""
-    command = [sys.executable, "-m", "lingraft", *map(str, words), "--json"]
-    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    found: dict[str, Any] = json.loads(warm.lingraft(*words, "--json").stdout)
     return found
 
 
