@@ -64,7 +64,7 @@ class Mixed(Block):
     """One source of a mixture, drawn in proportion to its weight."""
 
     path: str
-    weight: float = Field(gt=0)
+    weight: float = Field(gt=0, allow_inf_nan=False)
 
 
 class Vocab(Block):
@@ -109,7 +109,7 @@ class Data(Block):
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        if (self.data is None) == (self.mix is None):
+        if bool(self.data) == bool(self.mix):
             raise ValueError("give either `data` (a path or several) or `mix` ([{path, weight}]), not both")
         return self
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 Encode = Callable[[Sequence[str]], list[list[int]]]
 _CHUNK = 16_384  # characters from which on a text is cut
 _AROUND = 96  # characters either side of a seam that it is tried on
-_WAIT = 4_000_000  # characters after which a text without any seam is cut all the same
+_WAIT = 500_000  # characters after which a text without any seam is cut all the same
 _TRIES = 3  # newlines tried for one seam
 
 

@@ -204,3 +204,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(corpus: Path, tokenizer:
 
     monkeypatch.setattr(cache, "FileLock", lambda path: (_ for _ in ()).throw(PermissionError("read-only")))
     assert _prepare(corpus, tokenizer).train.stats["rows_in"] == 50
+
+
+@pytest.mark.parametrize("block", [{"mix": []}, {"data": []}, {"mix": [{"path": "x", "weight": float("inf")}]}])
+def test_a_mixture_of_nothing_or_of_endless_weight_is_no_recipe(block: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="data|finite"):
+        Pretrain.model_validate(block)
