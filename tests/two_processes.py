@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def launched(*arguments: str | Path) -> subprocess.Popen[str]:
@@ -27,6 +29,6 @@ def launched(*arguments: str | Path) -> subprocess.Popen[str]:
 
 def through_gloo() -> None:
     """Keep DeepSpeed from compiling its own exchange through shared memory, a minute's work: gloo does it, too."""
-    import deepspeed.comm.torch
-
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    backend: Any = import_module("deepspeed.comm.torch")  # as an attribute the name is torch itself
+    assert backend.build_shm_op
+    backend.build_shm_op = lambda: None
