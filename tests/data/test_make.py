@@ -208,5 +208,5 @@ def test_a_cache_that_cannot_be_written_is_done_without(corpus: Path, tokenizer:
 
 @pytest.mark.parametrize("block", [{"mix": []}, {"data": []}, {"mix": [{"path": "x", "weight": float("inf")}]}])
 def test_a_mixture_of_nothing_or_of_endless_weight_is_no_recipe(block: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="data|finite"):
+    with pytest.raises(ValueError, match=r"data|finite"):
         Pretrain.model_validate(block)
