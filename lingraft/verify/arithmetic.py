@@ -164,6 +164,7 @@ def _apart(stored: Tensor, exact: Tensor) -> Tensor:
     """Return the distance of each value: in float32 it is exact for neighbours, and half the bytes of float64."""
     if torch.float64 in (stored.dtype, exact.dtype):
         return stored.double().sub_(exact).abs_()
+    exact = exact.float() if exact.dtype.itemsize == 1 else exact  # torch subtracts no float8
     return (stored - exact if stored.dtype == torch.float32 else stored.float().sub_(exact)).abs_()
 
 

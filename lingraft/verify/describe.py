@@ -66,6 +66,8 @@ def _proof(answer: Mapping[str, Any]) -> str:
 def _merged(answer: Mapping[str, Any]) -> str:
     lines = [f"{answer.get('model')}, held against {' + '.join([answer['base'], *answer['adapters']])}"]
     different, count = answer["different"], answer["tensors"]
+    if answer["onto"] != "original":
+        lines.append(_fact("base", f"quantised and dequantised, as the receipt chose ({answer['onto']})"))
     if different:
         lines.append(_fact("tensors", f"{len(different):,} of {count:,} differ"))
     else:

@@ -76,7 +76,7 @@ def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
 def _bad(block: Tensor) -> int:
     if not block.is_floating_point():
         return 0
-    finite = torch.isfinite(block)
+    finite = torch.isfinite(block.float() if block.dtype.itemsize == 1 else block)  # not for float8
     return 0 if bool(finite.all()) else int((~finite).sum())
 
 

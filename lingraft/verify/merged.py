@@ -20,11 +20,12 @@ from lingraft.merge import ends as model_ends
 from lingraft.merge.adapter import Adapter, read_adapter
 from lingraft.merge.ends import Tied
 from lingraft.merge.equal import same
-from lingraft.merge.merged import decide
+from lingraft.merge.merged import Onto, decide
 from lingraft.merge.updates import Update
 from lingraft.problems import Findings, Refusal
 from lingraft.verify.arithmetic import Fault, Truth, judge
 from lingraft.verify.probe import answers_apart, probe_ids
+from lingraft.verify.receipt import chosen_base
 from lingraft.verify.streamed import Outcome, Unrunnable, run
 from lingraft.verify.surroundings import check_config, check_generation, check_tokenizer
 from lingraft.weights.formats import open_checkpoint
@@ -54,8 +55,8 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
     another shape or not finite. Problems: `merged-differs` (names tensor and layer), `non-finite`, `config-mismatch`,
     `tokenizer-mismatch`, and whatever refuses the merge itself.
     """
-    stored, below = open_checkpoint(model), open_checkpoint(base)
-    expected = _expected(stored, below, adapters, findings)
+    stored, below, onto = open_checkpoint(model), open_checkpoint(base), chosen_base(model)
+    expected = _expected(stored, below, adapters, onto, findings)
     if expected is None:
         return {"max_abs_error": None, "logits": None, "modules": [], "embeddings": []}
     faults, largest, in_half = _tensors(stored, expected)
@@ -77,6 +78,7 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
         "model": str(model),
         "base": str(base),
         "adapters": [str(path) for path in adapters],
+        "onto": onto,
         "max_abs_error": largest,
         "tensors": len(expected.truth.exact),
         "different": [fault.as_json() for fault in faults],
@@ -88,25 +90,27 @@ def verify_merged(model: Path, base: Path, adapters: Sequence[Path], findings: F
     }
 
 
-def _expected(stored: Checkpoint, base: Checkpoint, adapters: Sequence[Path], findings: Findings) -> Expected | None:
+def _expected(
+    stored: Checkpoint, base: Checkpoint, adapters: Sequence[Path], onto: Onto, findings: Findings
+) -> Expected | None:
     """Merge lazily; where the merge asks whether to tie or untie, the model at hand has answered."""
     try:
         read = [read_adapter(path, findings) for path in adapters]
         try:
-            return _chain(base, read, "auto", Findings(findings.allow))
+            return _chain(base, read, "auto", onto, Findings(findings.allow))
         except Refusal as refusal:
             if any(problem.code != "tied-head-conflict" for problem in refusal.problems):
                 raise
             weights = _lazy(stored)
             untied = not model_ends.find(weights, stored.config).tied
-            return _chain(base, read, "untie" if untied else "tie", Findings(findings.allow))
+            return _chain(base, read, "untie" if untied else "tie", onto, Findings(findings.allow))
     except Refusal as refusal:
         findings.absorb(refusal)
         return None
 
 
-def _chain(base: Checkpoint, adapters: Sequence[Adapter], tied: Tied, findings: Findings) -> Expected:
-    made = decide(base, adapters, findings, tied)
+def _chain(base: Checkpoint, adapters: Sequence[Adapter], tied: Tied, onto: Onto, findings: Findings) -> Expected:
+    made = decide(base, adapters, findings, tied, onto)
     updates: dict[str, list[Update]] = defaultdict(list)
     for one in made.model.plans:
         for name, some in one.updates.items():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
+from lingraft.merge.merged import Onto
 from lingraft.problems import Findings, refuse
 from lingraft.weights.fingerprint import combine, digest, line
 from lingraft.weights.formats import open_checkpoint
@@ -57,6 +58,14 @@ def verify_receipt(path: Path, findings: Findings) -> dict[str, Any]:
         "modules": [],
         "embeddings": [],
     }
+
+
+def chosen_base(path: Path) -> Onto:
+    """Return which base a merge says it chose (`--onto`), for an adapter that was trained on a quantised one."""
+    file = _beside(path)
+    choices = read_json(file).get("choices") if file.is_file() else None
+    told = choices.get("onto") if isinstance(choices, Mapping) else None
+    return cast(Onto, told) if told in get_args(Onto) else "original"
 
 
 def _beside(path: Path) -> Path:

@@ -137,3 +137,23 @@ def test_where_the_adapter_does_not_say_what_it_saw_the_user_does(base, adapter,
 
 def test_the_user_does_not_overrule_what_the_adapter_says(base, quantised, run):
     assert codes(lambda: run(base(), quantised[2], onto="int8")) == {"config-mismatch"}
+
+
+@pytest.mark.parametrize("onto", ["nf4-double", "int8"])
+@pytest.mark.parametrize("dtype", ["keep", "float32"])
+def test_verify_holds_it_against_the_base_that_the_receipt_names(base, adapter, run, onto, dtype):
+    from safetensors.torch import load_file, save_file
+
+    from lingraft.problems import Findings
+    from lingraft.verify.merged import verify_merged
+
+    below = base(dtype=torch.bfloat16)
+    made = adapter(below, target_modules="all-linear")
+    out = run(below, made, onto=onto, dtype=dtype)
+    findings = Findings()
+    assert verify_merged(out, below, [made], findings)["onto"] == onto and not findings.problems
+    tensors = load_file(out / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] += 0.05
+    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    verify_merged(out, below, [made], findings)
+    assert [p.tensor for p in findings.problems] == ["model.layers.1.mlp.up_proj.weight"]
