@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingraft.problems import Refusal, refuse
+from lingraft.weights.kinds import snapshot_of
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,13 @@ class Stack:
 def locate(name: str | Path) -> Path:
     """Return the local path of a model or adapter; a Hub id is downloaded into the Hub's cache.
 
+    A folder of that cache itself (models--owner--name) stands for the snapshot that its `main` names.
     HF_ENDPOINT and HF_HUB_OFFLINE are honoured by huggingface_hub; an id that begins with ``modelscope:`` goes to
     ModelScope. Error: `not-found`.
     """
     path = Path(name).expanduser()
     if path.exists():
-        return path
+        return snapshot_of(path)
     text = str(name)
     if text == EMBEDDED:
         from lingraft.quickstart.base import fetch

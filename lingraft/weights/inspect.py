@@ -18,7 +18,7 @@ from lingraft.weights.contents import USING, Part, files_below, part_of
 from lingraft.weights.describe import describe as describe
 from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import of_file
-from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in
+from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in, snapshot_of
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
 from lingraft.weights.look_deepspeed import look_at_deepspeed, step_folder
 from lingraft.weights.look_model import (
@@ -56,7 +56,7 @@ def inspect(path: Path, fingerprint: bool, findings: Findings) -> dict[str, Any]
     """
     if not path.exists():
         refuse("not-found", f"{path} does not exist", "check the path", path)
-    here = _only_one_below(_snapshot(path))
+    here = _only_one_below(snapshot_of(path))
     read: Read = cache(lambda file: of_file(file, findings))
     kind = kind_of(here)
     run = open_run(here, read, findings) if kind == "training-run" else None
@@ -80,17 +80,6 @@ def inspect(path: Path, fingerprint: bool, findings: Findings) -> dict[str, Any]
         "why": run.why if run else None,
         "fingerprint": _fingerprint(use or here, findings) if fingerprint else None,
     }
-
-
-def _snapshot(path: Path) -> Path:
-    """Step from a folder of the Hub's cache (models--owner--name) into the snapshot that `main` names."""
-    if not (path / "snapshots").is_dir():
-        return path
-    main = path / "refs" / "main"
-    named = path / "snapshots" / main.read_text().strip() if main.is_file() else None
-    if named is not None and named.is_dir():
-        return named
-    return max((path / "snapshots").iterdir(), key=lambda folder: folder.stat().st_mtime, default=path)
 
 
 def _only_one_below(path: Path) -> Path:

@@ -223,3 +223,14 @@ FOLDERS: tuple[tuple[Kind, Callable[[Path, set[str]], bool]], ...] = (
     ("hf-model", _is_configured),
     ("tokenizer", lambda _, names: bool(names & set(TOKENIZER_FILES))),
 )
+
+
+def snapshot_of(path: Path) -> Path:
+    """Step from a folder of the Hub's cache (models--owner--name) into the snapshot that `main` names."""
+    if not (path / "snapshots").is_dir():
+        return path
+    main = path / "refs" / "main"
+    named = path / "snapshots" / main.read_text().strip() if main.is_file() else None
+    if named is not None and named.is_dir():
+        return named
+    return max((path / "snapshots").iterdir(), key=lambda folder: folder.stat().st_mtime, default=path)
