@@ -112,9 +112,7 @@ def test_a_folder_around_the_state_gives_its_config(saved: Path, tiny_llama: Pat
 
 
 @pytest.mark.parametrize("name", ["pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"])
-def test_what_accelerate_saves_of_a_model_under_fsdp_is_to_be_used(
-    saved: Path, tmp_path: Path, name: str
-) -> None:
+def test_what_accelerate_saves_of_a_model_under_fsdp_is_to_be_used(saved: Path, tmp_path: Path, name: str) -> None:
     step = tmp_path / "run" / "checkpoint_0"
     step.mkdir(parents=True)
     theirs = judged(saved, tmp_path / "judge.pt")
