@@ -22,7 +22,7 @@ def check_keys(recipe: Recipe, path: Path | None = None) -> None:
             check_trainer(block.trainer, stage, findings, path, getattr(block, "method", None))
             _check_techniques(block, stage, findings, path)
             _check_steps(block, stage, findings)
-    _check_rewards(recipe, findings, path)
+    _check_prefer(recipe, findings, path)
     _check_vocab(recipe, findings)
     _check_tasks(recipe, findings)
     _check_exports(recipe, findings, path)
@@ -43,11 +43,18 @@ def _check_steps(block: Training, stage: str, findings: Findings) -> None:
             findings.absorb(refusal)
 
 
-def _check_rewards(recipe: Recipe, findings: Findings, path: Path | None) -> None:
-    """A reward of the table must be in it; a function of the user's own is imported when its stage begins, not here."""
+def _check_prefer(recipe: Recipe, findings: Findings, path: Path | None) -> None:
+    """Refuse what the stage does not offer, and rewards that the table lacks; a user's own function is not run here."""
+    if recipe.prefer is None:
+        return
+    from lingraft.train import prefer
     from lingraft.train.rewards import TABLE
 
-    for number, reward in enumerate(recipe.prefer.rewards if recipe.prefer else ()):
+    try:
+        prefer.check(recipe.prefer, "prefer")
+    except Refusal as refusal:
+        findings.absorb(refusal)
+    for number, reward in enumerate(recipe.prefer.rewards):
         if ":" not in reward.kind and reward.kind not in TABLE:
             findings.problem(
                 "recipe-invalid",

@@ -57,6 +57,11 @@ def test_a_reward_that_does_not_exist_is_refused_before_anything_begins(recipe: 
     assert [code for code, message in told(error) if "kindness is none of contains" in message] == ["recipe-invalid"]
 
 
+def test_a_length_in_trls_own_words_is_refused_before_anything_begins(recipe: Path) -> None:
+    with pytest.raises(Refusal, match=r"prefer\.length says how long"):
+        check(recipe, ("prefer={data: someone/pairs, trainer: {max_length: 64}}",), False, Findings())
+
+
 def test_a_run_refuses_a_file_that_a_later_stage_lacks(recipe: Path) -> None:
     (recipe.parent / "held.txt").unlink()
     with pytest.raises(Refusal) as error:

@@ -44,7 +44,7 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     """
     block = stage.block
     assert isinstance(block, Prefer)
-    _check(stage, block)
+    check(block, stage.name)
     template = resolve_template(block.template, tokenizer)
     tokenizer.chat_template = template
     asks = block.method == "grpo"
@@ -60,21 +60,22 @@ def prepare(stage: Stage, tokenizer: PreTrainedTokenizerBase) -> Examples:
     return Examples(train_on, made(found.held) if found.held else None, tokenizer, template, _task(block))
 
 
-def _check(stage: Stage, block: Prefer) -> None:
+def check(block: Prefer, stage: str) -> None:
+    """Refuse (`recipe-invalid`) what this stage does not offer, and settings of trl's that lingraft makes itself."""
     if "label_smoothing_factor" in block.trainer:
         refuse(
             "recipe-invalid",
-            f"{stage.name}.trainer.label_smoothing_factor: this loss knows no such smoothing",
+            f"{stage}.trainer.label_smoothing_factor: this loss knows no such smoothing",
             "remove it (DPO has its own: trainer.label_smoothing)",
         )
     for key in ("max_length", "truncation_mode"):
         if key in block.trainer:
             refuse(
                 "recipe-invalid",
-                f"{stage.name}.trainer.{key}: {stage.name}.length says how long a prompt with an answer may be",
-                f"remove it, and give {stage.name}.length",
+                f"{stage}.trainer.{key}: {stage}.length says how long a prompt with an answer may be",
+                f"remove it, and give {stage}.length",
             )
-    refuse_unoffered(block, stage.name, "mix", "minutes", "augment")
+    refuse_unoffered(block, stage, "mix", "minutes", "augment")
 
 
 def _task(block: Prefer) -> Task:

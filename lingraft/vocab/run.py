@@ -92,6 +92,13 @@ def extend(
     _require_rows(checkpoint, old.size)
     text = sample(settings.corpus or (SHIPPED,), findings, seed=seed)
     pieces, choice = _pieces(old, text, settings)
+    if not pieces and size != "auto":
+        findings.warn(
+            "data-invalid",
+            f"no new piece was found in {text.characters:,} characters of text: the vocabulary stays as it is",
+            "give more text of the language that the base's tokenizer cuts into many tokens",
+            corpus[0] if corpus else unite,
+        )
     _require_room(checkpoint, out, len(pieces))
     with output_directory(out, overwrite) as partial:
         old.write(partial, checkpoint.side_files, pieces)

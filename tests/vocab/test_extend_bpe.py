@@ -194,3 +194,13 @@ def test_a_tokenizer_that_spaces_every_text_gets_merges_and_loses_no_character(
         assert new.decode(after.ids) == old.decode(before.ids) and len(after.ids) < len(before.ids)
     with pytest.raises(Refusal, match="add_prefix_space"):
         extend(base, tmp_path / "united", unite=tmp_path / "larger", findings=Findings())
+
+
+def test_a_corpus_without_a_new_piece_is_warned_of(make_base: Base, tmp_path: Path) -> None:
+    corpus, found = tmp_path / "one.txt", []
+    corpus.write_text("好\n" * 50, encoding="utf-8")
+    for base, out in ((make_base(), tmp_path / "once"), (tmp_path / "once", tmp_path / "twice")):
+        findings = Findings()
+        answer = extend(base, out, corpus=[corpus], size=20, init="mean", findings=findings)
+        found.append((answer["new_pieces"], [w.code for w in findings.warnings]))
+    assert found == [(1, []), (0, ["data-invalid"])]
