@@ -7,6 +7,7 @@ import platform
 from shlex import quote
 from typing import Any
 
+from lingraft.language import chinese
 from lingraft.pipeline import Run, answer
 from lingraft.stage_keys import chain, merges
 from lingraft.stages import log_of
@@ -43,6 +44,8 @@ def facts(this: Run) -> dict[str, Any]:
     for name in ("vocab", "merge", "verify", "evaluate", "export"):
         if this.result(name):
             found[name] = this.result(name)
+    if why := found.get("vocab", {}).get("why"):
+        found["vocab"]["why"] = {"en": why, "zh": chinese(why)}
     for name in ("pretrain", "sft", "prefer", "classify"):
         if this.result(name):
             found[name] = {**this.result(name), "log": log_of(this, name)}

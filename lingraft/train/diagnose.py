@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from math import sqrt
 from statistics import median
 from typing import Any
 
@@ -15,6 +17,8 @@ _SPIKE = 1.6  # a loss above the median of those before it by this factor is a s
 _MOVING = 0.97  # the last stretch below the one before it by this factor: still improving
 _FLAT = 0.99  # an end not below the beginning by this factor: nothing was learnt
 _LEAST = 10  # logged steps below which a curve says nothing
+_SURE = 3.0  # standard errors that two stretches of a curve must lie apart to be different
+_PRECISE = 0.05  # of the loss: a curve whose error is larger cannot show that nothing was learnt
 _UNEVEN = 5.0  # rows of the largest class over those of the smallest
 
 
@@ -46,8 +50,8 @@ def _too_fast(losses: Sequence[tuple[int, float]]) -> Diagnosis | None:
     """A loss that ends above where it began, or that leaps and does not come back."""
     if len(losses) < _LEAST:
         return None
-    first, last = _ends([loss for _, loss in losses])
-    if last > first * _RISE:
+    first, last, error = _ends([loss for _, loss in losses])
+    if last > max(first * _RISE, first + _SURE * error):
         return Diagnosis(
             "learning-rate-too-high",
             f"The training loss rose from {first:.3g} to {last:.3g}: the learning rate is too high. Try a third of "
@@ -96,8 +100,8 @@ def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[in
     if len(losses) < 2 * _LEAST:
         return None
     values = [loss for _, loss in losses]
-    first, last = _ends(values)
-    if last > first * _FLAT:
+    first, last, error = _ends(values)
+    if last > first * _FLAT and _SURE * error < _PRECISE * first:
         return Diagnosis(
             "underfitting",
             f"The training loss hardly moved: {first:.3g} at the beginning, {last:.3g} at the end. Raise the learning "
@@ -106,7 +110,8 @@ def _underfitting(losses: Sequence[tuple[int, float]], checks: Sequence[tuple[in
         )
     fifth = len(values) // 5
     before, end = (sum(part) / len(part) for part in (values[-2 * fifth : -fifth], values[-fifth:]))
-    if end < before * _MOVING and (len(checks) < 2 or checks[-1][1] == min(value for _, value in checks)):
+    falls = end < min(before * _MOVING, before - _SURE * _error(values, fifth))
+    if falls and (len(checks) < 2 or checks[-1][1] == min(value for _, value in checks)):
         return Diagnosis(
             "underfitting",
             f"The training loss was still falling at the end (from {before:.3g} to {end:.3g} in the last fifth of the "
@@ -151,7 +156,13 @@ def _contradictory(found: Any) -> Diagnosis | None:
     )
 
 
-def _ends(values: Sequence[float]) -> tuple[float, float]:
-    """Return the means of the first and the last tenth, of at least three values each."""
+def _ends(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the means of the first and the last tenth, of at least three values each, and their difference's error."""
     count = max(3, len(values) // 10)
-    return sum(values[:count]) / count, sum(values[-count:]) / count
+    return sum(values[:count]) / count, sum(values[-count:]) / count, _error(values, count)
+
+
+def _error(values: Sequence[float], count: int) -> float:
+    """Return the standard error of the difference of two means of ``count`` values, from how neighbours scatter."""
+    apart = float(median(abs(later - one) for one, later in pairwise(values)))
+    return apart / 0.954 * sqrt(2 / count)  # two normal values lie 0.954 deviations apart, by the median

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,12 @@ def test_a_curve_is_named(kind: str, log: list[dict[str, Any]]) -> None:
 def test_a_good_curve_and_a_short_one_are_left_in_peace() -> None:
     assert diagnose(_log(lambda i: 1 + 2 * 0.9**i, lambda i: 1.2 + 2 * 0.9**i), {}) == []
     assert diagnose(_log(lambda i: 3.0, steps=5), {}) == []
+
+
+def test_a_few_noisy_steps_prove_nothing() -> None:
+    for seed in range(20):
+        noise = random.Random(seed)
+        assert diagnose(_log(lambda _, n=noise: n.gauss(2.2, 0.27), steps=35), {}) == []
 
 
 def test_uneven_classes_name_the_small_one_and_macro_f1() -> None:
