@@ -157,17 +157,19 @@ class Front:
     async def _run(self, answers: Answers, work: Callable[[], Awaitable[None]]) -> None:
         wanted = len(answers.tasks)
         try:
-            await asyncio.wait_for(self.gate.enter(wanted), max(answers.deadline - time.monotonic(), 0))
+            async with asyncio.timeout(max(answers.deadline - time.monotonic(), 0)):
+                await self.gate.enter(wanted)
         except TimeoutError:
             raise TimedOut from None
         started = time.monotonic()
         running = answers.start(self.pool, min(wanted, self.limits.concurrency))
+        # The place is free when the engine's threads are, also where this task is called off while it waits for them.
+        running.add_done_callback(lambda _: self.gate.leave(wanted, time.monotonic() - started))
         try:
             await work()
         finally:
             answers.stop()
-            await asyncio.wait({running})  # the place is free when the engine's threads are
-            self.gate.leave(wanted, time.monotonic() - started)
+            await asyncio.wait({running})
 
 
 async def _hung_up(request: Request) -> None:

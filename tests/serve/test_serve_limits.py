@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -14,8 +15,9 @@ import openai
 import pytest
 from serve_running import Held, Running, serving
 
-from lingraft.serve.app import Limits
-from lingraft.serve.engine import Engine
+from lingraft.serve.app import Front, Limits
+from lingraft.serve.engine import Engine, Settings
+from lingraft.serve.job import Answers, tasks_for
 
 ASK: Any = [{"role": "user", "content": "The sea is"}]
 BODY = json.dumps({"messages": ASK, "max_tokens": 4, "temperature": 0}).encode()
@@ -129,6 +131,31 @@ def test_a_client_that_hangs_up_gives_its_place_back(llama: Engine) -> None:
         assert held.ended.acquire(timeout=60)
         wait_for(running, "lingraft_running 0.0")
         assert running.post(CHAT, BODY)[0] == 200
+
+
+def test_a_client_that_hangs_up_while_the_last_thread_ends_gives_its_place_back(llama: Engine) -> None:
+    class Lingering(Answers):
+        over: asyncio.Event
+
+        def start(self, *_: Any) -> asyncio.Task[Any]:
+            self.over = asyncio.Event()
+            return asyncio.create_task(self.over.wait())
+
+    async def scene() -> list[int]:
+        async def written() -> None:
+            pass
+
+        front, places = Front(llama, Limits(concurrency=1, queue=0)), []
+        answers = Lingering(llama, tasks_for(["x"], Settings(), 1), False, time.monotonic() + 60)
+        task = asyncio.create_task(front._run(answers, written))
+        for event in (task.cancel, lambda: answers.over.set()):
+            await asyncio.sleep(0.05)  # the answer is written, and the thread is not at its end
+            event()
+            await asyncio.sleep(0.05)
+            places.append(front.gate.running)
+        return places
+
+    assert asyncio.run(scene()) == [1, 0]
 
 
 def test_a_client_that_hangs_up_in_line_leaves_it(llama: Engine) -> None:
