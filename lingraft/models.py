@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingraft.problems import Refusal, refuse
-from lingraft.weights.kinds import snapshot_of
+from lingraft.weights.kinds import TOKENIZER_FILES, snapshot_of
 
 if TYPE_CHECKING:
     import torch
@@ -213,7 +213,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 def has_tokenizer(path: Path) -> bool:
     """Tell whether a directory holds a tokenizer of its own."""
-    return any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"))
+    return any((path / name).is_file() for name in TOKENIZER_FILES)
 
 
 def require_causal(path: Path) -> None:

@@ -18,20 +18,9 @@ from blake3 import blake3
 from lingraft import models
 from lingraft.evaluate.speed import weight_bytes
 from lingraft.problems import refuse
+from lingraft.weights.hf import SIDE_FILES
 
-SIDE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "generation_config.json",
-    "adapter_config.json",
-)
+FILES = (*SIDE_FILES, "config.json", "adapter_config.json")  # what a measured result depends on, beside the weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ class Subject:
         """A digest of weights, config and tokenizer by content: what results are cached under."""
         parts = [_weights(self.gguf or self.stack.base), *(_weights(a) for a in self.stack.adapters)]
         for home in (self.stack.base, *self.stack.adapters):
-            parts += [f"{name}:{_bytes(home / name)}" for name in SIDE_FILES if (home / name).is_file()]
+            parts += [f"{name}:{_bytes(home / name)}" for name in FILES if (home / name).is_file()]
         return str(blake3("\n".join(parts).encode()).hexdigest())
 
 

@@ -19,6 +19,7 @@ from lingraft.merge.names import Part, parse
 from lingraft.problems import Findings
 from lingraft.weights.foreign import MLX_REMEDY
 from lingraft.weights.hf import read_json
+from lingraft.weights.shards import few
 from lingraft.weights.tensors import Entry, Lazy
 
 CONFIG = "adapter_config.json"
@@ -174,5 +175,4 @@ def _whole(adapter: Adapter, strange: Sequence[str], findings: Findings) -> None
 
 def some(names: Sequence[str], limit: int = 50) -> str:
     """Join names for a message; a very long list is cut, and says so."""
-    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return few(names, limit)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from shlex import quote
 from typing import Any
 
+from lingraft.weights.describe import fact
+
 
 def describe(base: str, answer: Mapping[str, Any]) -> str:
     """Return a `merge` answer as plain text."""
@@ -13,12 +15,8 @@ def describe(base: str, answer: Mapping[str, Any]) -> str:
     for one in answer["applied"]:
         parts = [(one["low_rank"], "low-rank changes"), (one["replaced"], "replaced"), (one["rows"], "rows")]
         did = ", ".join(f"{count:,} {what}" for count, what in parts if count)
-        lines.append(_fact("adapter", f"{one['adapter']}: all {one['tensors']:,} tensors used ({did})"))
-    lines.append(_fact("fingerprint", answer["fingerprint"]))
-    lines.append(_fact("took", f"{answer['seconds']:.1f} s and {answer['peak_memory'] / 1e6:,.0f} MB of memory"))
-    lines.append(_fact("next", f"lingraft verify {quote(str(answer['out']))} --base {quote(base)}"))
+        lines.append(fact("adapter", f"{one['adapter']}: all {one['tensors']:,} tensors used ({did})"))
+    lines.append(fact("fingerprint", answer["fingerprint"]))
+    lines.append(fact("took", f"{answer['seconds']:.1f} s and {answer['peak_memory'] / 1e6:,.0f} MB of memory"))
+    lines.append(fact("next", f"lingraft verify {quote(str(answer['out']))} --base {quote(base)}"))
     return "\n".join(lines)
-
-
-def _fact(label: str, value: str) -> str:
-    return f"  {label:<16}{value}"

@@ -18,23 +18,11 @@ from lingraft.output import write_json
 from lingraft.problems import refuse
 from lingraft.weights.fingerprint import fingerprint
 from lingraft.weights.hf import read_json
+from lingraft.weights.kinds import TOKENIZER_PARTS
 from lingraft.weights.tensors import Lazy
 
 FILE = "lingraft.json"
 SCHEMA = 1
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "spiece.model",
-)
 # The only fields of a base's config that an adapter may change: anything else (auto_map …) could bring code along.
 CHANGEABLE = ("max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta")
 PACKAGES = ("lingraft", "torch", "transformers", "peft", "safetensors", "tokenizers")
@@ -124,7 +112,7 @@ def write_lineage(adapter: Path, lineage: Lineage) -> None:
 
 def tokenizer_digest(folder: Path) -> str | None:
     """Digest the files of a folder's tokenizer by name and content; None where it holds none."""
-    files = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    files = [folder / name for name in TOKENIZER_PARTS if (folder / name).is_file()]
     told = "".join(f"{file.name}\t{blake3(file.read_bytes()).hexdigest()}\n" for file in files)
     return str(blake3(told.encode()).hexdigest()) if files else None
 

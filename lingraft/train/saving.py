@@ -16,7 +16,6 @@ from safetensors import safe_open
 
 from lingraft.data.templates import save_beside
 from lingraft.merge.lineage import (
-    TOKENIZER_FILES,
     Lineage,
     Link,
     adapter_fingerprint,
@@ -26,6 +25,7 @@ from lingraft.merge.lineage import (
 from lingraft.problems import Findings
 from lingraft.train.stage import Examples, Stage
 from lingraft.train.techniques.lora import PISSA_START
+from lingraft.weights.kinds import TOKENIZER_PARTS
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -103,7 +103,7 @@ def check_adapter(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> None
 
 def copy_tokenizer(base: Path, folder: Path) -> None:
     """Copy the base's tokenizer files byte for byte."""
-    for name in TOKENIZER_FILES:
+    for name in TOKENIZER_PARTS:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
 

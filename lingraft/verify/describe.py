@@ -7,6 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from lingraft.weights.describe import fact
+from lingraft.weights.shards import few
+
 NUMBERED = re.compile(r"(?:.*\.)?\d+\.")  # model.layers.17.mlp.down_proj is one of the kind mlp.down_proj
 MOST = 12  # rows of a list; JSON has them all
 Row = Mapping[str, Any]
@@ -28,24 +31,24 @@ def describe_comparison(a: str, b: str, answer: Mapping[str, Any]) -> str:
     else:
         lines = [f"{a} and {b}: {len(different):,} of {compared:,} tensors differ"]
     for name, only in ((a, answer["only_in_a"]), (b, answer["only_in_b"])):
-        lines += [_fact("only in one", f"{name}: {_some(only)}")] if only else []
+        lines += [fact("only in one", f"{name}: {few(only, 3)}")] if only else []
     if answer["dtypes"]:
         pairs = sorted({f"{row['a']} and {row['b']}" for row in answer["dtypes"]})
-        lines.append(_fact("other dtypes", f"{len(answer['dtypes']):,} tensors are {', '.join(pairs)}"))
+        lines.append(fact("other dtypes", f"{len(answer['dtypes']):,} tensors are {', '.join(pairs)}"))
     shapes = [row for row in different if row.get("shapes")]
-    lines += [_fact("other shape", f"{r['name']}: {r['shapes']['a']} and {r['shapes']['b']}") for r in shapes[:MOST]]
+    lines += [fact("other shape", f"{r['name']}: {r['shapes']['a']} and {r['shapes']['b']}") for r in shapes[:MOST]]
     if measured := [row for row in different if row["max_abs"] is not None]:
         farthest = max(measured, key=lambda row: row["max_abs"])
-        lines.append(_fact("farthest value", f"{farthest['max_abs']:.3g} apart, in {farthest['name']}"))
+        lines.append(fact("farthest value", f"{farthest['max_abs']:.3g} apart, in {farthest['name']}"))
     return "\n".join([*lines, *_table(different, "differ", "rel")])
 
 
 def _receipt(answer: Mapping[str, Any]) -> str:
     verdict = "its weights are the receipt's" if answer["match"] else "its weights are NOT the receipt's"
-    lines = [f"{answer['path']}: {verdict}", _fact("fingerprint", answer["fingerprint"])]
+    lines = [f"{answer['path']}: {verdict}", fact("fingerprint", answer["fingerprint"])]
     if not answer["match"]:
-        lines.append(_fact("receipt", answer["recorded"]))
-        lines += [_fact("differs", name) for name in answer["different"][:MOST]]
+        lines.append(fact("receipt", answer["recorded"]))
+        lines += [fact("differs", name) for name in answer["different"][:MOST]]
     return "\n".join(lines)
 
 
@@ -53,13 +56,13 @@ def _proof(answer: Mapping[str, Any]) -> str:
     modules = answer["modules"]
     lines = [f"{answer['adapter']}, held against {answer['base']}"]
     known = [module for module in modules if module["changed"] is not None]
-    lines.append(_fact("modules", f"{sum(m['changed'] for m in known):,} of {len(known):,} moved"))
+    lines.append(fact("modules", f"{sum(m['changed'] for m in known):,} of {len(known):,} moved"))
     if len(known) < len(modules):
-        lines.append(_fact("not known", f"{len(modules) - len(known):,}: where they began was not kept"))
+        lines.append(fact("not known", f"{len(modules) - len(known):,}: where they began was not kept"))
     for rows in answer["embeddings"]:
         new = f"{rows['new_rows_changed']:,} of {rows['new_rows']:,} new rows trained"
         old = f"{rows['old_rows_changed']:,} of {rows['old_rows']:,} old rows changed"
-        lines.append(_fact("rows", f"{rows['name']}: {new + ', ' if rows['new_rows'] else ''}{old}"))
+        lines.append(fact("rows", f"{rows['name']}: {new + ', ' if rows['new_rows'] else ''}{old}"))
     return "\n".join([*lines, *_table(modules, "moved", "rel_norm", lambda module: bool(module["changed"]))])
 
 
@@ -67,21 +70,21 @@ def _merged(answer: Mapping[str, Any]) -> str:
     lines = [f"{answer.get('model')}, held against {' + '.join([answer['base'], *answer['adapters']])}"]
     different, count = answer["different"], answer["tensors"]
     if answer["onto"] != "original":
-        lines.append(_fact("base", f"quantised and dequantised, as the receipt chose ({answer['onto']})"))
+        lines.append(fact("base", f"quantised and dequantised, as the receipt chose ({answer['onto']})"))
     if different:
-        lines.append(_fact("tensors", f"{len(different):,} of {count:,} differ"))
+        lines.append(fact("tensors", f"{len(different):,} of {count:,} differ"))
     else:
-        lines.append(_fact("tensors", f"all {count:,} are base + adapters, rounded once"))
+        lines.append(fact("tensors", f"all {count:,} are base + adapters, rounded once"))
     if (far := answer["max_abs_error"]) is not None:
-        lines.append(_fact("farthest value", f"{far:.3g} from the exact one"))
+        lines.append(fact("farthest value", f"{far:.3g} from the exact one"))
     logits = answer["logits"] or {}
     if logits.get("max_abs") is not None:
         agree = f"the same best token at {logits['argmax_agreement']:.1%} of positions"
-        lines.append(_fact("logits", f"at most {logits['max_abs']:.3g} apart, KL {logits['kl']:.3g}, {agree}"))
+        lines.append(fact("logits", f"at most {logits['max_abs']:.3g} apart, KL {logits['kl']:.3g}, {agree}"))
     elif logits.get("why"):
-        lines.append(_fact("logits", f"not compared: {logits['why']}"))
+        lines.append(fact("logits", f"not compared: {logits['why']}"))
     if answer["first_layer"]:
-        lines.append(_fact("first layer", answer["first_layer"]))
+        lines.append(fact("first layer", answer["first_layer"]))
     return "\n".join([*lines, *_table(different, "differ", "rel")])
 
 
@@ -106,12 +109,3 @@ def _range(values: Iterable[float | None]) -> str:
         return "not known"
     low, high = min(known), max(known)
     return f"{low:.3%}" if low == high else f"{low:.3%} to {high:.3%}"
-
-
-def _fact(label: str, value: str) -> str:
-    return f"  {label:<16}{value}"
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest

@@ -63,6 +63,8 @@ def run(config: Mapping[str, Any], weights: Lazy, ids: Tensor) -> Outcome:
     try:
         with torch.inference_mode():
             logits = getattr(model(input_ids=ids, **more), "logits", None)
+    except Unrunnable:
+        raise
     except Exception as error:  # Mamba reads parameters of modules that it does not call; Whisper wants sound
         raise Unrunnable(f"{type(model).__name__} does not run from disk: {error}") from error
     if logits is None:

@@ -26,8 +26,13 @@ MOST = 60  # rows of the table; JSON has them all
 def describe(answer: Mapping[str, Any]) -> str:
     """Return an `inspect` answer as plain text."""
     lines = [f"{answer['path']}: {NAMES[answer['kind']]}, {gigabytes(answer['bytes'])}"]
-    lines += [f"  {label:<16}{value}" for label, value in _facts(answer)]
+    lines += [fact(label, value) for label, value in _facts(answer)]
     return "\n".join([*lines, "", *_table(answer["contents"])])
+
+
+def fact(label: str, value: str) -> str:
+    """Return a line of facts, as every answer about weights has them."""
+    return f"  {label:<16}{value}"
 
 
 def _facts(answer: Mapping[str, Any]) -> list[tuple[str, str]]:

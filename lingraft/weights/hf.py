@@ -18,28 +18,13 @@ from lingraft.problems import Findings, Refusal
 from lingraft.weights import pickles, safetensors
 from lingraft.weights.fingerprint import Listing, is_buffer
 from lingraft.weights.json_file import read_json as read_json
+from lingraft.weights.kinds import TOKENIZER_PARTS
 from lingraft.weights.shards import shards_of
 from lingraft.weights.stream import write_shards
 from lingraft.weights.tensors import Checkpoint, Entry, Lazy, Weights, header
 
 NAME = "hf"
-SIDE_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "tekken.json",
-    "tokenizer.tiktoken",
-)
+SIDE_FILES = (*TOKENIZER_PARTS, "generation_config.json", "preprocessor_config.json")
 
 
 def knows(path: Path) -> bool:

@@ -20,12 +20,10 @@ from lingraft.weights.foreign import below, foreign
 from lingraft.weights.headers import of_file
 from lingraft.weights.kinds import HF_WEIGHTS, Kind, has_adapter, has_model, kind_of, names_in, snapshot_of
 from lingraft.weights.look_adapter import adapter_file, look_at_adapter
+from lingraft.weights.look_container import look_at_gguf, look_at_llama2c, look_at_meta
 from lingraft.weights.look_deepspeed import look_at_deepspeed, step_folder
 from lingraft.weights.look_model import (
     Facts,
-    look_at_gguf,
-    look_at_llama2c,
-    look_at_meta,
     look_at_model,
     look_at_state_dict,
     look_at_tokenizer,

@@ -27,11 +27,29 @@ Kind = Literal[
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+# Each holds a vocabulary: one of them is enough to be a tokenizer.
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
     "vocab.txt",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.tiktoken",
+    "sentencepiece.bpe.model",
+)
+# All that goes with a tokenizer. A lineage digests them in this order: add behind the last.
+TOKENIZER_PARTS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
     "spiece.model",
     "tekken.json",
     "tokenizer.tiktoken",

@@ -11,21 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, FLAGS, PATIENCE
 
 from lingraft.evaluate import charts, figures
 from lingraft.evaluate.report import render, short_names, write_report
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-PATIENCE = 120_000  # milliseconds: a busy machine is no fault of the page
 BASE, MERGED = "/models/SmolLM2 ~ instruct", "/runs/zh/merged"
 EVIL = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">{{ 7*7 }} </script> 长城"
 

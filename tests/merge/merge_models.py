@@ -16,6 +16,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from lingraft.problems import Refusal
 
 VOCAB = 160
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 
 
 def tiny(kind: str, tied: bool = False) -> Any:
@@ -23,53 +31,15 @@ def tiny(kind: str, tied: bool = False) -> Any:
     import transformers as t
 
     if kind == "llama":
-        return t.LlamaForCausalLM(
-            t.LlamaConfig(
-                vocab_size=VOCAB,
-                hidden_size=64,
-                intermediate_size=96,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                tie_word_embeddings=tied,
-                max_position_embeddings=64,
-            )
-        )
+        return t.LlamaForCausalLM(t.LlamaConfig(**SIZES, num_key_value_heads=2, tie_word_embeddings=tied))
     if kind == "gpt2":
         return t.GPT2LMHeadModel(t.GPT2Config(vocab_size=VOCAB, n_embd=64, n_layer=2, n_head=4, n_positions=64))
     if kind == "gpt_neox":
-        return t.GPTNeoXForCausalLM(
-            t.GPTNeoXConfig(
-                vocab_size=VOCAB,
-                hidden_size=64,
-                intermediate_size=96,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=64,
-            )
-        )
+        return t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**SIZES))
     if kind == "bert":
-        return t.BertForMaskedLM(
-            t.BertConfig(
-                vocab_size=VOCAB,
-                hidden_size=64,
-                intermediate_size=96,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=64,
-            )
-        )
+        return t.BertForMaskedLM(t.BertConfig(**SIZES))
     if kind == "bert-pooled":
-        return t.BertForPreTraining(
-            t.BertConfig(
-                vocab_size=VOCAB,
-                hidden_size=64,
-                intermediate_size=96,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=64,
-            )
-        )
+        return t.BertForPreTraining(t.BertConfig(**SIZES))
     raise ValueError(kind)
 
 

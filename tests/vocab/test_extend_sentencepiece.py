@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as pb2
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
+from vocab_bases import model_beside
 from vocab_texts import CHINESE, ENGLISH, MIXED, WITHOUT_HAN
 
 from lingraft.problems import Findings
@@ -39,16 +40,7 @@ def save_base(folder: Path, model: Path) -> Path:
         encoding="utf-8",
     )
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(model)).get_piece_size()
-    config = LlamaConfig(
-        vocab_size=pieces,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model_beside(folder, pieces)
     AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
     return folder
 

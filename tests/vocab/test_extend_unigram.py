@@ -8,24 +8,12 @@ from pathlib import Path
 import pytest
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from vocab_bases import model_beside
 from vocab_texts import CHINESE, ENGLISH, MIXED, WITHOUT_HAN
 
 from lingraft.problems import Findings
 from lingraft.vocab.run import extend
-
-
-def model_beside(folder: Path, size: int) -> None:
-    config = LlamaConfig(
-        vocab_size=size,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 @pytest.fixture
